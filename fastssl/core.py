@@ -7,14 +7,14 @@ __all__ = ['plain_float32', 'in_float32', 'check_reduction', 'check_temperature'
            'check_labels', 'weighted', 'reduce_loss', 'pseudo_label', 'sharpen', 'soft_cross_entropy', 'last_writer',
            'sigmoid_warm_up', 'cosine_7_16_lr_factor', 'inverse_decay_lr', 'SchedCos716', 'SchedInverseDecay']
 
-# %% ../nbs/00_core.ipynb #74435c50
+# %% ../nbs/00_core.ipynb #950712ff
 import functools, math
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../nbs/00_core.ipynb #2f09f782
+# %% ../nbs/00_core.ipynb #0605e5b1
 def plain_float32(
     x # Anything; tensors are converted, the rest is returned as it is
 ):
@@ -23,7 +23,7 @@ def plain_float32(
     if type(x) not in (Tensor, nn.Parameter): x = x.as_subclass(Tensor)
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
-# %% ../nbs/00_core.ipynb #76b807f1
+# %% ../nbs/00_core.ipynb #02e0693e
 def in_float32(f):
     "Decorator: call `f` with `plain_float32` arguments and without autocast"
     @functools.wraps(f)
@@ -34,7 +34,7 @@ def in_float32(f):
         with torch.autocast(device, enabled=False): return f(*args, **kwargs)
     return _f
 
-# %% ../nbs/00_core.ipynb #f6819fa7
+# %% ../nbs/00_core.ipynb #82ea75aa
 def check_reduction(
     reduction:str, # What the user asked for
     *also:str # Names allowed besides 'mean', 'sum' and 'none'
@@ -68,7 +68,7 @@ def check_logits(
         if n_classes is None: n_classes = t.shape[1]
         if t.shape[1]!=n_classes: raise ValueError(f"`{n}` has {t.shape[1]} classes where {n_classes} are expected: its shape is {tuple(t.shape)}")
 
-# %% ../nbs/00_core.ipynb #e9bf4bd0
+# %% ../nbs/00_core.ipynb #3ed3738d
 def check_labels(
     y:Tensor, # Integer labels
     n_classes:int, # Number of classes
@@ -80,13 +80,14 @@ def check_labels(
     lo,hi = (o.item() for o in y.aminmax())
     if lo<0 or hi>=n_classes: raise ValueError(f"`{name}` must lie between 0 and {n_classes-1}, but {lo if lo<0 else hi} was found")
 
-# %% ../nbs/00_core.ipynb #e63f0085
+# %% ../nbs/00_core.ipynb #e48d763e
 def weighted(
     loss:Tensor, # Loss of each element, `(N, …)`; or a scalar
-    w, # Number, or weights `(N,)`, or weights with the dimensions of `loss`, each of its size or 1
+    w=None, # Nothing, a number, weights `(N,)`, or weights with the dimensions of `loss`, each of its size or 1
     name='weight' # How the caller calls `w`
 )->Tensor:
     "`loss * w` without accidental broadcasting"
+    if w is None: return loss
     if not isinstance(w, Tensor) or not w.ndim or not loss.ndim: return loss*w
     if w.ndim<loss.ndim and w.shape==loss.shape[:w.ndim]: w = w.reshape(*w.shape, *[1]*(loss.ndim-w.ndim))
     if w.ndim!=loss.ndim or len(w)!=len(loss) or any(a not in (1,b) for a,b in zip(w.shape, loss.shape)):
@@ -101,7 +102,7 @@ def reduce_loss(
     if reduction=='none': return loss
     return loss.mean() if reduction=='mean' and loss.numel() else loss.sum()
 
-# %% ../nbs/00_core.ipynb #00946d8d
+# %% ../nbs/00_core.ipynb #e5c80b25
 def pseudo_label(
     logits:Tensor, # Predictions `(N, C, …)`, unnormalised
     threshold, # Least confidence: a number, or a tensor with one value a sample
@@ -113,7 +114,7 @@ def pseudo_label(
     conf,labels = (logits if T==1 else logits/T).softmax(1).max(1)
     return labels, (conf>=threshold if inclusive else conf>threshold).to(conf.dtype), conf
 
-# %% ../nbs/00_core.ipynb #c946a932
+# %% ../nbs/00_core.ipynb #a63430aa
 def sharpen(
     p:Tensor, # Probabilities `(N, C)`
     T:float # Temperature: below 1 sharpens, above 1 flattens
@@ -128,7 +129,7 @@ def soft_cross_entropy(
     "Cross-entropy of each row against target probabilities: $-\\sum_c q_c \\log\\sigma(\\mathrm{logits})_c$"
     return -(q*logits.log_softmax(1)).sum(1)
 
-# %% ../nbs/00_core.ipynb #5b46c04b
+# %% ../nbs/00_core.ipynb #6599c0e9
 def last_writer(
     slot:Tensor, # Place that each row writes to, `(N,)`, non-negative integers
     keep:Tensor=None # Rows that write at all, `(N,)` bool; all by default
@@ -138,7 +139,7 @@ def last_writer(
     at = (torch.searchsorted(sorted_slot, slot, right=True)-1).clamp(min=0)
     return order[at], sorted_slot[at]==slot
 
-# %% ../nbs/00_core.ipynb #7ef8e8c0
+# %% ../nbs/00_core.ipynb #90bd7acf
 def sigmoid_warm_up(
     current_epoch:float, # Where training is, in any unit
     warm_up_epochs:float # Length of the ramp, in the same unit
@@ -148,7 +149,7 @@ def sigmoid_warm_up(
     if warm_up_epochs==0: return 1.
     return math.exp(-5*(1-min(max(current_epoch, 0), warm_up_epochs)/warm_up_epochs)**2)
 
-# %% ../nbs/00_core.ipynb #3d966410
+# %% ../nbs/00_core.ipynb #e1d3c255
 def cosine_7_16_lr_factor(
     step, # Training step(s) $k$, number or array
     T_max:int, # Number of steps $K$, warm-up included
@@ -171,7 +172,7 @@ def inverse_decay_lr(
     lrs = lr*(1+lr_gamma*np.asarray(step, dtype=float))**-lr_decay
     return lrs if np.ndim(lrs) else float(lrs)
 
-# %% ../nbs/00_core.ipynb #cfeb8156
+# %% ../nbs/00_core.ipynb #221eed64
 def _at_pct(f, lr, n_steps, pct): return lr*f(pct*n_steps)
 
 def SchedCos716(
