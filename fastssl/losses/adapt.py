@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['entropy', 'confusion_factors', 'MinimumClassConfusionLoss', 'CCConsistency', 'AdaptiveFeatureNorm']
 
-# %% ../../nbs/01_losses.adapt.ipynb #0c8759d0
+# %% ../../nbs/01_losses.adapt.ipynb #897bfc2e
 import torch
 from torch import Tensor
 from fastai.torch_core import Module, store_attr
 from ..core import *
 
-# %% ../../nbs/01_losses.adapt.ipynb #78acf778
+# %% ../../nbs/01_losses.adapt.ipynb #2ba6440d
 @in_float32
 def entropy(
     predictions:Tensor, # Probabilities `(N, C)`
@@ -21,7 +21,7 @@ def entropy(
     check_logits(predictions=predictions)
     return reduce_loss(-(predictions*(predictions+1e-5).log()).sum(1), check_reduction(reduction))
 
-# %% ../../nbs/01_losses.adapt.ipynb #ede567eb
+# %% ../../nbs/01_losses.adapt.ipynb #95776a3f
 def confusion_factors(
     logits:Tensor, # Predictions `(N, C)`, unnormalised
     T:float, # Temperature
@@ -38,7 +38,7 @@ class MinimumClassConfusionLoss(Module):
     "Share of the class confusion that lies off the diagonal"
     def __init__(self,
         temperature:float # Divides the logits; 1 is the plain softmax
-    ): check_temperature(temperature); store_attr()
+    ): check_positive(temperature, 'temperature'); store_attr()
 
     @in_float32
     def forward(self,
@@ -48,13 +48,13 @@ class MinimumClassConfusionLoss(Module):
         P,Q = confusion_factors(logits, self.temperature)
         return ((1-P)*Q).sum()/logits.shape[1]
 
-# %% ../../nbs/01_losses.adapt.ipynb #b9a58c63
+# %% ../../nbs/01_losses.adapt.ipynb #b98f544a
 class CCConsistency(Module):
     "Squared difference of the confusion matrices of two views"
     def __init__(self,
         temperature:float, # Divides the logits
         thr:float=.7 # A sample counts when its largest weak probability is at least this
-    ): check_temperature(temperature); store_attr()
+    ): check_positive(temperature, 'temperature'); store_attr()
 
     @in_float32
     def forward(self,
@@ -67,7 +67,7 @@ class CCConsistency(Module):
         ratio = reduce_loss(mask)
         return (Pw.T@Qw-Ps.T@Qs).square().sum()/logits.shape[1]*ratio, ratio
 
-# %% ../../nbs/01_losses.adapt.ipynb #6feb6985
+# %% ../../nbs/01_losses.adapt.ipynb #4ada9a73
 class AdaptiveFeatureNorm(Module):
     "Push the norm of every feature up by `delta`"
     def __init__(self,

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['hardest_pairs', 'row_distance', 'TripletLoss', 'SoftTripletLoss']
 
-# %% ../../nbs/01_losses.metric.ipynb #0776b70b
+# %% ../../nbs/01_losses.metric.ipynb #993ef870
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastai.torch_core import Module, store_attr
 from ..core import *
 
-# %% ../../nbs/01_losses.metric.ipynb #cba9d5d3
+# %% ../../nbs/01_losses.metric.ipynb #9bb6d255
 @torch.no_grad()
 def hardest_pairs(
     features:Tensor, # Features `(N, F)`
@@ -32,7 +32,7 @@ def row_distance(
     "Euclidean distance of each row, without gradient where the rows coincide"
     return (a-b).square().sum(1).clamp(min=1e-12).sqrt()
 
-# %% ../../nbs/01_losses.metric.ipynb #a790ac89
+# %% ../../nbs/01_losses.metric.ipynb #39861bcd
 class TripletLoss(Module):
     "Batch-hard triplet loss with a hinge"
     def __init__(self,

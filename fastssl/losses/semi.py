@@ -7,14 +7,14 @@ __all__ = ['defixmatch_modes', 'masked_cross_entropy', 'ConfidenceBasedSelfTrain
            'L2ConsistencyLoss', 'ClassBalanceLoss', 'StrongWeakConsistencyLoss', 'fixmatch_consistency_loss',
            'defixmatch_objective']
 
-# %% ../../nbs/01_losses.semi.ipynb #2cfb3c42
+# %% ../../nbs/01_losses.semi.ipynb #44591c43
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastai.torch_core import Module, store_attr
 from ..core import *
 
-# %% ../../nbs/01_losses.semi.ipynb #3e086e21
+# %% ../../nbs/01_losses.semi.ipynb #a738ec6b
 def masked_cross_entropy(
     y:Tensor, # Predictions `(N, C)`, unnormalised
     labels:Tensor, # Classes `(N,)`
@@ -38,7 +38,7 @@ class ConfidenceBasedSelfTrainingLoss(Module):
         labels,mask,_ = pseudo_label(y_target, self.threshold)
         return masked_cross_entropy(y, labels, mask), mask, labels
 
-# %% ../../nbs/01_losses.semi.ipynb #971106df
+# %% ../../nbs/01_losses.semi.ipynb #812f2906
 def l2_distance(
     p1:Tensor, # `(N, C)`
     p2:Tensor # `(N, C)`
@@ -70,7 +70,7 @@ class L2ConsistencyLoss(ConsistencyLoss):
         reduction:str='mean' # 'mean', 'sum' or 'none'
     ): super().__init__(l2_distance, reduction)
 
-# %% ../../nbs/01_losses.semi.ipynb #f73733ae
+# %% ../../nbs/01_losses.semi.ipynb #c0d45ed7
 class ClassBalanceLoss(Module):
     "Binary cross-entropy between the mean prediction and the uniform distribution"
     def __init__(self,
@@ -85,13 +85,13 @@ class ClassBalanceLoss(Module):
         m = p.mean(0).clamp(0, 1)   # a mean of ones may round to just above 1
         return F.binary_cross_entropy(m, torch.full_like(m, 1/self.num_classes))
 
-# %% ../../nbs/01_losses.semi.ipynb #33cd27b5
+# %% ../../nbs/01_losses.semi.ipynb #ae49f545
 class StrongWeakConsistencyLoss(Module):
     "KL divergence of the strong view from the confident predictions of the weak view"
     def __init__(self,
         threshold:float, # A sample counts when its largest weak probability is larger than this
         temperature:float # Divides the strong logits
-    ): check_temperature(temperature); store_attr()
+    ): check_positive(temperature, 'temperature'); store_attr()
 
     @in_float32
     def forward(self,
@@ -103,7 +103,7 @@ class StrongWeakConsistencyLoss(Module):
         kl = F.kl_div((y_strong/self.temperature).log_softmax(1), y.detach().log_softmax(1), reduction='none', log_target=True).sum(1)
         return (kl*mask).sum()/mask.sum().clamp(min=1)
 
-# %% ../../nbs/01_losses.semi.ipynb #b73332ae
+# %% ../../nbs/01_losses.semi.ipynb #3dd83568
 @in_float32
 def fixmatch_consistency_loss(
     logits_w:Tensor, # Predictions on the weak view `(N, C)`
@@ -114,13 +114,13 @@ def fixmatch_consistency_loss(
 )->tuple: # Loss (scalar), share of the samples used
     "Cross-entropy of the strong view against confident predictions of the weak view"
     check_logits(logits_w=logits_w, logits_s=logits_s); check_same_shape(logits_w=logits_w, logits_s=logits_s)
-    check_temperature(T, 'T')
+    check_positive(T, 'T')
     labels,mask,_ = pseudo_label(logits_w, p_cutoff, inclusive=True)
     if use_hard_labels: loss = masked_cross_entropy(logits_s, labels, mask)
     else: loss = reduce_loss(soft_cross_entropy(logits_s, (logits_w.detach()/T).softmax(1))*mask)
     return loss, reduce_loss(mask)
 
-# %% ../../nbs/01_losses.semi.ipynb #3f5f9cb9
+# %% ../../nbs/01_losses.semi.ipynb #1d43f4de
 defixmatch_modes = ('defixmatch', 'fixmatch', 'fixmatch_original', 'complete_case')
 
 @in_float32
