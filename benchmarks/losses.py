@@ -124,18 +124,18 @@ def timed(f, n):
     return (time.perf_counter()-t)/n
 
 def compare(a, b, n_pairs, least=2e-3):
-    "Median over pairs of time(a)/time(b), and median times"
+    "Median over pairs of time(a)/time(b), and median times; each side of a pair repeats for at least `least` seconds"
     for f in (a, b): timed(f, 3)
-    n = max(1, round(least/timed(b, 3)))
+    na,nb = (max(1, round(least/timed(f, 3))) for f in (a, b))
     res = []
     for i in range(n_pairs):
-        if i%2: tb = timed(b, n); ta = timed(a, n)
-        else: ta = timed(a, n); tb = timed(b, n)
+        if i%2: tb = timed(b, nb); ta = timed(a, na)
+        else: ta = timed(a, na); tb = timed(b, nb)
         res.append((ta/tb, ta, tb))
     return [torch.tensor(o, dtype=torch.float64).median().item() for o in zip(*res)]
 
 def flexmatch(C, n_pool=50_000):
-    "One step of the thresholds: look up, update; against counting the pool in Python"
+    "One step of the thresholds, look-up and update; against counting the pool in Python"
     torch.manual_seed(0)
     pool,thr = torch.randint(-1, C, (n_pool,)),DynamicThresholdingModule(.95, False, convex_mapping, C, n_pool)
     thr.update(torch.arange(n_pool), pool>=0, pool.clamp(min=0))

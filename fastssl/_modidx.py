@@ -68,6 +68,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'fastssl.core.check_positive': ('core.html#check_positive', 'fastssl/core.py'),
                               'fastssl.core.check_reduction': ('core.html#check_reduction', 'fastssl/core.py'),
                               'fastssl.core.check_same_shape': ('core.html#check_same_shape', 'fastssl/core.py'),
+                              'fastssl.core.confident_label': ('core.html#confident_label', 'fastssl/core.py'),
                               'fastssl.core.cosine_7_16_lr_factor': ('core.html#cosine_7_16_lr_factor', 'fastssl/core.py'),
                               'fastssl.core.in_float32': ('core.html#in_float32', 'fastssl/core.py'),
                               'fastssl.core.inverse_decay_lr': ('core.html#inverse_decay_lr', 'fastssl/core.py'),

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['linear_mapping', 'convex_mapping', 'concave_mapping', 'DynamicThresholdingModule']
 
-# %% ../../nbs/10_semi.flexmatch.ipynb #2548769a
+# %% ../../nbs/10_semi.flexmatch.ipynb #9074c66c
 import math
 import torch
 from torch import Tensor
 from fastai.torch_core import Module, store_attr
 from ..core import *
 
-# %% ../../nbs/10_semi.flexmatch.ipynb #79f80ed1
+# %% ../../nbs/10_semi.flexmatch.ipynb #22ee1b10
 def linear_mapping(x): return x                                # $x$
 def convex_mapping(x): return x/(2-x)                          # $x/(2-x)$: low thresholds until a class is well learned
 def concave_mapping(x): return torch.log1p(x)/math.log(2)      # $\ln(x+1)/\ln 2$
 
-# %% ../../nbs/10_semi.flexmatch.ipynb #01c62780
+# %% ../../nbs/10_semi.flexmatch.ipynb #70b63f2f
 class DynamicThresholdingModule(Module):
     "Class-wise confidence thresholds from the labels that an unlabelled pool has taken"
     def __init__(self,
@@ -33,22 +33,24 @@ class DynamicThresholdingModule(Module):
         self.register_buffer('net_outputs', torch.full((n_unlabeled_samples,), -1, dtype=torch.long, device=device))
         self.register_buffer('counts', torch.zeros(num_classes+1, dtype=torch.long, device=device))   # never selected, class 0, class 1, …
         self.counts[0] = n_unlabeled_samples
+        self.register_buffer('scratch', torch.full((n_unlabeled_samples,), -1, dtype=torch.long, device=device), persistent=False)
 
     @property
-    def class_threshold(self)->Tensor: # `(C,)` float32
+    def class_threshold(self)->Tensor: # `(C,)`
         "Threshold of each class"
-        n = self.counts.float()
-        beta = n[1:]/(n if self.warmup else n[1:]).max().clamp(min=1)
+        counts = self.counts
+        n = counts[1:]
+        beta = n/(counts if self.warmup else n).max().clamp(min=1)
         return self.threshold*self.mapping_func(beta)
 
     def get_threshold(self,
         pseudo_labels:Tensor # Classes `(N,)`
-    )->Tensor: # `(N,)` float32
+    )->Tensor: # `(N,)`
         "Threshold of each sample"
         check_labels(pseudo_labels, self.num_classes, 'pseudo_labels')
-        return self.class_threshold[pseudo_labels]
+        return self.class_threshold.gather(0, plain_float32(pseudo_labels))
 
-    @torch.no_grad()
+    @in_float32
     def update(self,
         idxes:Tensor, # Position of each sample in the pool `(N,)`
         selected_mask:Tensor, # Samples whose confidence exceeds $\tau$ `(N,)`
@@ -57,10 +59,7 @@ class DynamicThresholdingModule(Module):
         "Take over the labels of the selected samples"
         check_same_shape(idxes=idxes, selected_mask=selected_mask, pseudo_labels=pseudo_labels)
         check_labels(idxes, self.n_unlabeled_samples, 'idxes'); check_labels(pseudo_labels, self.num_classes, 'pseudo_labels')
-        idxes,pseudo_labels = (plain_float32(o) for o in (idxes, pseudo_labels))
-        winner,found = last_writer(idxes, plain_float32(selected_mask).bool())
-        old = self.net_outputs[idxes]
-        new = torch.where(found, pseudo_labels[winner], old)
-        moved = (found & (winner==torch.arange(len(idxes), device=idxes.device))).long()   # each item once
-        self.counts.scatter_add_(0, new+1, moved).scatter_add_(0, old+1, -moved)
-        self.net_outputs.scatter_(0, idxes, new)
+        net_outputs,moved = self.net_outputs,last_writer(idxes, self.scratch, selected_mask.bool())[1].long()
+        old = net_outputs.gather(0, idxes)
+        net_outputs.scatter_add_(0, idxes, (pseudo_labels-old)*moved)      # one row an item moves it, the others add 0
+        self.counts.scatter_add_(0, pseudo_labels+1, moved).scatter_add_(0, old+1, -moved)

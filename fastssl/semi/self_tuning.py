@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Classifier', 'ClassQueue', 'pgc_loss', 'Normalize2d', 'SelfTuningClassifier', 'SelfTuning']
 
-# %% ../../nbs/10_semi.self_tuning.ipynb #32c767cd
+# %% ../../nbs/10_semi.self_tuning.ipynb #e59df1e1
 import copy
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from fastai.torch_core import Module, store_attr
 from ..core import *
 from ..heads import *
 
-# %% ../../nbs/10_semi.self_tuning.ipynb #0de9bcdf
+# %% ../../nbs/10_semi.self_tuning.ipynb #40b7ce95
 class ClassQueue(Module):
     "The last `K` keys of every class, and the contrast of a batch with them"
     def __init__(self,
@@ -27,6 +27,7 @@ class ClassQueue(Module):
         store_attr()
         self.register_buffer('queue_list', F.normalize(torch.randn(projection_dim, K*num_classes), dim=0))
         self.register_buffer('queue_ptr', torch.zeros(num_classes, dtype=torch.long))
+        self.register_buffer('scratch', torch.full((K*num_classes,), -1), persistent=False)
 
     @in_float32
     def contrast(self,
@@ -53,7 +54,7 @@ class ClassQueue(Module):
         "Store the keys in their classes' places, the oldest first"
         earlier = (labels[:,None]==labels).tril(-1).sum(1)                        # rows of the same class before this one
         slot = labels*self.K+(self.queue_ptr[labels]+earlier)%self.K
-        self.queue_list[:,slot] = h_k[last_writer(slot)[0]].T.to(self.queue_list.dtype)
+        self.queue_list[:,slot] = h_k[last_writer(slot, self.scratch)[0]].T.to(self.queue_list.dtype)
         self.queue_ptr.scatter_add_(0, labels, torch.ones_like(labels)).remainder_(self.K)
 
     def forward(self, h_q, h_k, labels):
@@ -73,7 +74,7 @@ def pgc_loss(
     "Pseudo group contrast: KL divergence, averaged over the samples"
     return F.kl_div(pgc_logits, pgc_labels, reduction='batchmean')
 
-# %% ../../nbs/10_semi.self_tuning.ipynb #4b5b5264
+# %% ../../nbs/10_semi.self_tuning.ipynb #152ccb35
 class Normalize2d(Module):
     "Scale each row to unit length"
     def forward(self, x:Tensor)->Tensor: return F.normalize(x, dim=1)
@@ -103,7 +104,7 @@ class SelfTuningClassifier(MethodModel):
 
 Classifier = SelfTuningClassifier
 
-# %% ../../nbs/10_semi.self_tuning.ipynb #fa0afda7
+# %% ../../nbs/10_semi.self_tuning.ipynb #ae92941a
 class SelfTuning(Module):
     "Query encoder, key encoder and queue of Self-Tuning"
     def __init__(self,
