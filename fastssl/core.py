@@ -7,14 +7,14 @@ __all__ = ['plain_float32', 'in_float32', 'check_reduction', 'check_positive', '
            'weighted', 'reduce_loss', 'confident_label', 'pseudo_label', 'sharpen', 'soft_cross_entropy', 'last_writer',
            'sigmoid_warm_up', 'cosine_7_16_lr_factor', 'inverse_decay_lr', 'SchedCos716', 'SchedInverseDecay']
 
-# %% ../nbs/00_core.ipynb #e14c697d
+# %% ../nbs/00_core.ipynb #b8eef3fd
 import functools, math
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../nbs/00_core.ipynb #222a79d7
+# %% ../nbs/00_core.ipynb #460088a6
 _half = torch.float16,torch.bfloat16
 
 def plain_float32(
@@ -25,7 +25,7 @@ def plain_float32(
     if type(x) is not Tensor and type(x) is not nn.Parameter: x = x.as_subclass(Tensor)
     return x.float() if x.dtype in _half else x
 
-# %% ../nbs/00_core.ipynb #b1421bf3
+# %% ../nbs/00_core.ipynb #effbbe25
 _any_autocast = getattr(torch._C, '_is_any_autocast_enabled', lambda: True)   # one flag for all devices: asking for a tensor's device costs more than a small loss should
 
 def in_float32(f):
@@ -39,7 +39,7 @@ def in_float32(f):
         with torch.autocast(device, enabled=False): return f(*args, **kwargs)
     return _f
 
-# %% ../nbs/00_core.ipynb #573736b8
+# %% ../nbs/00_core.ipynb #72d11e54
 def check_reduction(
     reduction:str, # What the user asked for
     *also:str # Names allowed besides 'mean', 'sum' and 'none'
@@ -74,7 +74,7 @@ def check_logits(
         if n_classes is None: n_classes = t.shape[1]
         if t.shape[1]!=n_classes: raise ValueError(f"`{n}` has {t.shape[1]} classes where {n_classes} are expected: its shape is {tuple(t.shape)}")
 
-# %% ../nbs/00_core.ipynb #b29485bc
+# %% ../nbs/00_core.ipynb #003236a5
 def check_labels(
     y:Tensor, # Integer labels
     n_classes:int, # Number of classes
@@ -87,7 +87,7 @@ def check_labels(
     lo,hi = lo.item(),hi.item()
     if lo<0 or hi>=n_classes: raise ValueError(f"`{name}` must lie between 0 and {n_classes-1}, but {lo if lo<0 else hi} was found")
 
-# %% ../nbs/00_core.ipynb #ff4dfb2d
+# %% ../nbs/00_core.ipynb #7afb24ae
 def weighted(
     loss:Tensor, # Loss of each element, `(N, …)`; or a scalar
     w=None, # Nothing, a number, weights `(N,)`, or weights with the dimensions of `loss`, each of its size or 1
@@ -109,7 +109,7 @@ def reduce_loss(
     if reduction=='none': return loss
     return loss.mean() if reduction=='mean' and loss.numel() else loss.sum()
 
-# %% ../nbs/00_core.ipynb #786748ff
+# %% ../nbs/00_core.ipynb #3400d8d3
 def confident_label(
     p:Tensor, # Probabilities `(N, C, …)`
     threshold, # Least confidence: a number, or a tensor with one value a sample
@@ -129,7 +129,7 @@ def pseudo_label(
     logits = logits.detach()
     return confident_label((logits if T==1 else logits/T).softmax(1), threshold, inclusive)
 
-# %% ../nbs/00_core.ipynb #5fa6b974
+# %% ../nbs/00_core.ipynb #91e8af1e
 def sharpen(
     p:Tensor, # Probabilities `(N, C)`
     T:float # Temperature: below 1 sharpens, above 1 flattens
@@ -144,7 +144,7 @@ def soft_cross_entropy(
     "Cross-entropy of each row against target probabilities: $-\\sum_c q_c \\log\\sigma(\\mathrm{logits})_c$"
     return -(q*logits.log_softmax(1)).sum(1)
 
-# %% ../nbs/00_core.ipynb #9f9c9116
+# %% ../nbs/00_core.ipynb #37c0e0bb
 def last_writer(
     slot:Tensor, # Place that each row writes to, `(N,)`
     scratch:Tensor, # One number a place, all -1; int64, and -1 again afterwards
@@ -157,7 +157,7 @@ def last_writer(
     scratch.scatter_(0, slot, -1)
     return winner, winner==rows
 
-# %% ../nbs/00_core.ipynb #9af7d843
+# %% ../nbs/00_core.ipynb #95b29438
 def sigmoid_warm_up(
     current_epoch:float, # Where training is, in any unit
     warm_up_epochs:float # Length of the ramp, in the same unit
@@ -167,7 +167,7 @@ def sigmoid_warm_up(
     if warm_up_epochs==0: return 1.
     return math.exp(-5*(1-min(max(current_epoch, 0), warm_up_epochs)/warm_up_epochs)**2)
 
-# %% ../nbs/00_core.ipynb #a7b5ccaf
+# %% ../nbs/00_core.ipynb #af5aab0d
 def cosine_7_16_lr_factor(
     step, # Training step(s) $k$, number or array
     T_max:int, # Number of steps $K$, warm-up included
@@ -190,7 +190,7 @@ def inverse_decay_lr(
     lrs = lr*(1+lr_gamma*np.asarray(step, dtype=float))**-lr_decay
     return lrs if np.ndim(lrs) else float(lrs)
 
-# %% ../nbs/00_core.ipynb #28d4544c
+# %% ../nbs/00_core.ipynb #396b89ac
 def _at_pct(f, lr, n_steps, pct): return lr*f(pct*n_steps)
 
 def SchedCos716(

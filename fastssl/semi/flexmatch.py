@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['linear_mapping', 'convex_mapping', 'concave_mapping', 'DynamicThresholdingModule']
 
-# %% ../../nbs/10_semi.flexmatch.ipynb #9074c66c
+# %% ../../nbs/10_semi.flexmatch.ipynb #6b7957a9
 import math
 import torch
 from torch import Tensor
 from fastai.torch_core import Module, store_attr
 from ..core import *
 
-# %% ../../nbs/10_semi.flexmatch.ipynb #22ee1b10
+# %% ../../nbs/10_semi.flexmatch.ipynb #68e0c3ed
 def linear_mapping(x): return x                                # $x$
 def convex_mapping(x): return x/(2-x)                          # $x/(2-x)$: low thresholds until a class is well learned
 def concave_mapping(x): return torch.log1p(x)/math.log(2)      # $\ln(x+1)/\ln 2$
 
-# %% ../../nbs/10_semi.flexmatch.ipynb #70b63f2f
+# %% ../../nbs/10_semi.flexmatch.ipynb #e9f52822
 class DynamicThresholdingModule(Module):
     "Class-wise confidence thresholds from the labels that an unlabelled pool has taken"
     def __init__(self,
