@@ -4,37 +4,42 @@
 
 # %% auto #0
 __all__ = ['plain_float32', 'in_float32', 'check_reduction', 'check_positive', 'check_same_shape', 'check_logits', 'check_labels',
-           'weighted', 'reduce_loss', 'pseudo_label', 'sharpen', 'soft_cross_entropy', 'last_writer', 'sigmoid_warm_up',
-           'cosine_7_16_lr_factor', 'inverse_decay_lr', 'SchedCos716', 'SchedInverseDecay']
+           'weighted', 'reduce_loss', 'confident_label', 'pseudo_label', 'sharpen', 'soft_cross_entropy', 'last_writer',
+           'sigmoid_warm_up', 'cosine_7_16_lr_factor', 'inverse_decay_lr', 'SchedCos716', 'SchedInverseDecay']
 
-# %% ../nbs/00_core.ipynb #28c19eb9
+# %% ../nbs/00_core.ipynb #b8eef3fd
 import functools, math
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../nbs/00_core.ipynb #163995b4
+# %% ../nbs/00_core.ipynb #460088a6
+_half = torch.float16,torch.bfloat16
+
 def plain_float32(
     x # Anything; tensors are converted, the rest is returned as it is
 ):
     "`x` as a plain tensor, with float16 and bfloat16 promoted to float32"
     if not isinstance(x, Tensor): return x
-    if type(x) not in (Tensor, nn.Parameter): x = x.as_subclass(Tensor)
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    if type(x) is not Tensor and type(x) is not nn.Parameter: x = x.as_subclass(Tensor)
+    return x.float() if x.dtype in _half else x
 
-# %% ../nbs/00_core.ipynb #52c31bbc
+# %% ../nbs/00_core.ipynb #effbbe25
+_any_autocast = getattr(torch._C, '_is_any_autocast_enabled', lambda: True)   # one flag for all devices: asking for a tensor's device costs more than a small loss should
+
 def in_float32(f):
     "Decorator: call `f` with `plain_float32` arguments and without autocast"
     @functools.wraps(f)
     def _f(*args, **kwargs):
-        args,kwargs = [plain_float32(o) for o in args],{k:plain_float32(v) for k,v in kwargs.items()}
+        args = [o if type(o) is Tensor and o.dtype not in _half else plain_float32(o) for o in args]
+        if kwargs: kwargs = {k:plain_float32(v) for k,v in kwargs.items()}
+        if not _any_autocast(): return f(*args, **kwargs)
         device = next((o.device.type for o in (*args, *kwargs.values()) if isinstance(o, Tensor)), 'cpu')
-        if not torch.is_autocast_enabled(device): return f(*args, **kwargs)
         with torch.autocast(device, enabled=False): return f(*args, **kwargs)
     return _f
 
-# %% ../nbs/00_core.ipynb #7d654ae6
+# %% ../nbs/00_core.ipynb #72d11e54
 def check_reduction(
     reduction:str, # What the user asked for
     *also:str # Names allowed besides 'mean', 'sum' and 'none'
@@ -54,9 +59,10 @@ def check_positive(
 
 def check_same_shape(**tensors):
     "Raise a `ValueError` unless all `tensors`, given by name, have one shape"
-    shapes = [t.shape for t in tensors.values()]
-    if any(s!=shapes[0] for s in shapes):
-        raise ValueError('shapes must be equal, but ' + ', '.join(f"`{n}` is {tuple(t.shape)}" for n,t in tensors.items()))
+    shape = None
+    for t in tensors.values():
+        if shape is None: shape = t.shape
+        elif t.shape!=shape: raise ValueError('shapes must be equal, but ' + ', '.join(f"`{n}` is {tuple(t.shape)}" for n,t in tensors.items()))
 
 def check_logits(
     n_classes:int=None, # Expected number of classes, if it is known
@@ -68,7 +74,7 @@ def check_logits(
         if n_classes is None: n_classes = t.shape[1]
         if t.shape[1]!=n_classes: raise ValueError(f"`{n}` has {t.shape[1]} classes where {n_classes} are expected: its shape is {tuple(t.shape)}")
 
-# %% ../nbs/00_core.ipynb #6afdbc7d
+# %% ../nbs/00_core.ipynb #003236a5
 def check_labels(
     y:Tensor, # Integer labels
     n_classes:int, # Number of classes
@@ -76,18 +82,19 @@ def check_labels(
 ):
     "Raise a `ValueError` unless all labels lie in `[0, n_classes)`; on accelerators that is left to the kernels, without a synchronisation"
     if y.is_floating_point(): raise ValueError(f"`{name}` must be integers, but they are {y.dtype}")
-    if torch.compiler.is_compiling() or y.device.type!='cpu' or not y.numel(): return
-    lo,hi = (o.item() for o in y.aminmax())
+    if not y.is_cpu or torch.compiler.is_compiling() or not y.numel(): return
+    lo,hi = y.aminmax()
+    lo,hi = lo.item(),hi.item()
     if lo<0 or hi>=n_classes: raise ValueError(f"`{name}` must lie between 0 and {n_classes-1}, but {lo if lo<0 else hi} was found")
 
-# %% ../nbs/00_core.ipynb #8ff3f225
+# %% ../nbs/00_core.ipynb #7afb24ae
 def weighted(
     loss:Tensor, # Loss of each element, `(N, …)`; or a scalar
     w=None, # Nothing, a number, weights `(N,)`, or weights with the dimensions of `loss`, each of its size or 1
     name='weight' # How the caller calls `w`
 )->Tensor:
     "`loss * w` without accidental broadcasting"
-    if w is None: return loss
+    if w is None or not isinstance(w, Tensor) and w==1: return loss
     if not isinstance(w, Tensor) or not w.ndim or not loss.ndim: return loss*w
     if w.ndim<loss.ndim and w.shape==loss.shape[:w.ndim]: w = w.reshape(*w.shape, *[1]*(loss.ndim-w.ndim))
     if w.ndim!=loss.ndim or len(w)!=len(loss) or any(a not in (1,b) for a,b in zip(w.shape, loss.shape)):
@@ -102,19 +109,27 @@ def reduce_loss(
     if reduction=='none': return loss
     return loss.mean() if reduction=='mean' and loss.numel() else loss.sum()
 
-# %% ../nbs/00_core.ipynb #b55ae878
+# %% ../nbs/00_core.ipynb #3400d8d3
+def confident_label(
+    p:Tensor, # Probabilities `(N, C, …)`
+    threshold, # Least confidence: a number, or a tensor with one value a sample
+    inclusive:bool=False # Does a confidence equal to the threshold count?
+)->tuple: # Labels (int64), 0/1 mask in the dtype of `p`, confidence
+    "Most probable class of each sample, and whether its probability exceeds `threshold`"
+    conf,labels = p.detach().max(1)
+    return labels, (conf>=threshold if inclusive else conf>threshold).to(conf.dtype), conf
+
 def pseudo_label(
     logits:Tensor, # Predictions `(N, C, …)`, unnormalised
     threshold, # Least confidence: a number, or a tensor with one value a sample
     T:float=1., # Temperature of the softmax whose maximum is the confidence
     inclusive:bool=False # Does a confidence equal to the threshold count?
 )->tuple: # Labels (int64), 0/1 mask in the dtype of `logits`, confidence
-    "Most probable class of each sample, and whether its probability exceeds `threshold`"
+    "`confident_label` of the softmax of `logits`"
     logits = logits.detach()
-    conf,labels = (logits if T==1 else logits/T).softmax(1).max(1)
-    return labels, (conf>=threshold if inclusive else conf>threshold).to(conf.dtype), conf
+    return confident_label((logits if T==1 else logits/T).softmax(1), threshold, inclusive)
 
-# %% ../nbs/00_core.ipynb #eb8031c5
+# %% ../nbs/00_core.ipynb #91e8af1e
 def sharpen(
     p:Tensor, # Probabilities `(N, C)`
     T:float # Temperature: below 1 sharpens, above 1 flattens
@@ -129,17 +144,20 @@ def soft_cross_entropy(
     "Cross-entropy of each row against target probabilities: $-\\sum_c q_c \\log\\sigma(\\mathrm{logits})_c$"
     return -(q*logits.log_softmax(1)).sum(1)
 
-# %% ../nbs/00_core.ipynb #14adec83
+# %% ../nbs/00_core.ipynb #37c0e0bb
 def last_writer(
-    slot:Tensor, # Place that each row writes to, `(N,)`, non-negative integers
+    slot:Tensor, # Place that each row writes to, `(N,)`
+    scratch:Tensor, # One number a place, all -1; int64, and -1 again afterwards
     keep:Tensor=None # Rows that write at all, `(N,)` bool; all by default
-)->tuple: # For each row: index of the winning row, and whether there is one
+)->tuple: # Index of the row that wins each row's place (-1: none), and whether a row is a winner itself
     "The last kept row of the batch that writes to the same place"
-    sorted_slot,order = (slot if keep is None else torch.where(keep, slot, -1)).sort(stable=True)
-    at = (torch.searchsorted(sorted_slot, slot, right=True)-1).clamp(min=0)
-    return order[at], sorted_slot[at]==slot
+    rows = torch.arange(len(slot), device=slot.device)
+    scratch.scatter_reduce_(0, slot, rows if keep is None else torch.where(keep, rows, -1), 'amax')
+    winner = scratch.gather(0, slot)
+    scratch.scatter_(0, slot, -1)
+    return winner, winner==rows
 
-# %% ../nbs/00_core.ipynb #fe7b8ecd
+# %% ../nbs/00_core.ipynb #95b29438
 def sigmoid_warm_up(
     current_epoch:float, # Where training is, in any unit
     warm_up_epochs:float # Length of the ramp, in the same unit
@@ -149,7 +167,7 @@ def sigmoid_warm_up(
     if warm_up_epochs==0: return 1.
     return math.exp(-5*(1-min(max(current_epoch, 0), warm_up_epochs)/warm_up_epochs)**2)
 
-# %% ../nbs/00_core.ipynb #71f7acb2
+# %% ../nbs/00_core.ipynb #af5aab0d
 def cosine_7_16_lr_factor(
     step, # Training step(s) $k$, number or array
     T_max:int, # Number of steps $K$, warm-up included
@@ -172,7 +190,7 @@ def inverse_decay_lr(
     lrs = lr*(1+lr_gamma*np.asarray(step, dtype=float))**-lr_decay
     return lrs if np.ndim(lrs) else float(lrs)
 
-# %% ../nbs/00_core.ipynb #81803cbf
+# %% ../nbs/00_core.ipynb #396b89ac
 def _at_pct(f, lr, n_steps, pct): return lr*f(pct*n_steps)
 
 def SchedCos716(

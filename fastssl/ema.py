@@ -36,10 +36,10 @@ class EMATeacher(nn.Module):
         self._follow(model)
 
     def set_alpha(self,
-        alpha:float # In [0, 1): 0 copies the student, .999 averages about 1,000 steps
+        alpha:float # In [0, 1]: 0 copies the student, .999 averages about 1,000 steps, 1 leaves the teacher as it is
     ):
         "Change the decay"
-        if not 0<=alpha<1: raise ValueError(f'alpha={alpha}: the decay must be in [0, 1)')
+        if not 0<=alpha<=1: raise ValueError(f'alpha={alpha}: the decay must be in [0, 1]')
         self.alpha = alpha
     def forward(self, *xb): return self.model(*xb)
 

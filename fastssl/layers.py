@@ -6,14 +6,14 @@
 __all__ = ['scale_gradient', 'gradient_reverse', 'WarmStartGradientLayer', 'WarmStartGradientReverseLayer', 'WarmStart',
            'l2_preserved_dropout', 'L2PreservedDropout', 'Upsampling']
 
-# %% ../nbs/02_layers.ipynb #3d519783
+# %% ../nbs/02_layers.ipynb #9845379e
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastai.torch_core import Module, store_attr
 from .core import *
 
-# %% ../nbs/02_layers.ipynb #4368209f
+# %% ../nbs/02_layers.ipynb #9bf2da37
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, coeff):
@@ -36,7 +36,7 @@ def gradient_reverse(
     "`x`, with a gradient multiplied by `-coeff`"
     return scale_gradient(x, -coeff)
 
-# %% ../nbs/02_layers.ipynb #dea2c7d6
+# %% ../nbs/02_layers.ipynb #50c9d4ec
 class WarmStartGradientLayer(Module):
     "Identity whose gradient is multiplied by a coefficient that grows from `lo` towards `hi`"
     sign = 1
@@ -65,14 +65,14 @@ class WarmStartGradientReverseLayer(WarmStartGradientLayer):
     "Identity whose gradient is reversed, with a coefficient that grows from `lo` towards `hi`"
     sign = -1
 
-# %% ../nbs/02_layers.ipynb #e5104ed2
+# %% ../nbs/02_layers.ipynb #c0393e1c
 class WarmStart:
     "Mixin for a model: `step()` advances every warm-start layer in it"
     def step(self):
         for m in self.modules():
             if isinstance(m, WarmStartGradientLayer): m.step()
 
-# %% ../nbs/02_layers.ipynb #bf680279
+# %% ../nbs/02_layers.ipynb #e979a7e0
 def l2_preserved_dropout(
     x:Tensor, # Any tensor
     p:float=.5, # Probability of dropping an element
@@ -91,7 +91,7 @@ class L2PreservedDropout(Module):
         store_attr()
     def forward(self, x:Tensor)->Tensor: return l2_preserved_dropout(x, self.p) if self.training else x
 
-# %% ../nbs/02_layers.ipynb #ee79905a
+# %% ../nbs/02_layers.ipynb #004b35a4
 class Upsampling(nn.Sequential):
     "Transposed convolution, batch norm and ReLU, several times; each doubles height and width"
     def __init__(self,

@@ -7,14 +7,14 @@ __all__ = ['classifier_discrepancy', 'mcd_entropy', 'shift_log', 'MarginDisparit
            'target_disparity', 'ClassificationMarginDisparityDiscrepancy', 'RegressionMarginDisparityDiscrepancy',
            'WorstCaseEstimationLoss']
 
-# %% ../../nbs/01_losses.adversarial.ipynb #f3f7b789
+# %% ../../nbs/01_losses.adversarial.ipynb #75d65c75
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastai.torch_core import Module, store_attr
 from ..core import *
 
-# %% ../../nbs/01_losses.adversarial.ipynb #7018ad0c
+# %% ../../nbs/01_losses.adversarial.ipynb #d88c63da
 @in_float32
 def classifier_discrepancy(
     predictions1:Tensor, # Probabilities of one head `(N, C)`
@@ -32,7 +32,7 @@ def mcd_entropy(
     check_logits(predictions=predictions)
     return -(predictions.mean(0)+1e-6).log().mean()
 
-# %% ../../nbs/01_losses.adversarial.ipynb #b534cb37
+# %% ../../nbs/01_losses.adversarial.ipynb #d1da6f13
 def shift_log(
     x:Tensor, # Numbers in [0, 1]
     offset:float=1e-6 # Added before the logarithm
@@ -40,7 +40,7 @@ def shift_log(
     "$\\log\\min(x+\\mathrm{offset}, 1)$"
     return (x+offset).clamp(max=1).log()
 
-# %% ../../nbs/01_losses.adversarial.ipynb #dce40b96
+# %% ../../nbs/01_losses.adversarial.ipynb #5518cb53
 class MarginDisparityDiscrepancy(Module):
     "Disparity of two heads on the target, minus `margin` times that on the source"
     def __init__(self,
@@ -63,9 +63,9 @@ class MarginDisparityDiscrepancy(Module):
         source = weighted(self.source_disparity(y_s, y_s_adv), w_s, 'w_s')
         target = weighted(self.target_disparity(y_t, y_t_adv), w_t, 'w_t')
         if self.reduction=='none': check_same_shape(source_disparity=source, target_disparity=target)
-        return reduce_loss(target, self.reduction)-self.margin*reduce_loss(source, self.reduction)
+        return torch.sub(reduce_loss(target, self.reduction), reduce_loss(source, self.reduction), alpha=self.margin)
 
-# %% ../../nbs/01_losses.adversarial.ipynb #412c942e
+# %% ../../nbs/01_losses.adversarial.ipynb #9d24dfe0
 def source_disparity(
     y:Tensor, # Main head `(N, C, …)`, unnormalised
     y_adv:Tensor # Adversarial head `(N, C, …)`, unnormalised
@@ -89,7 +89,7 @@ class ClassificationMarginDisparityDiscrepancy(MarginDisparityDiscrepancy):
         reduction:str='mean' # 'mean', 'sum' or 'none'
     ): super().__init__(source_disparity, target_disparity, margin, reduction)
 
-# %% ../../nbs/01_losses.adversarial.ipynb #b7f62d88
+# %% ../../nbs/01_losses.adversarial.ipynb #f32e1990
 class RegressionMarginDisparityDiscrepancy(MarginDisparityDiscrepancy):
     "Margin disparity discrepancy of two regressors; weights `(N,)` or `(N, 1)`"
     def __init__(self,
@@ -102,7 +102,7 @@ class RegressionMarginDisparityDiscrepancy(MarginDisparityDiscrepancy):
 
     def disparity(self, y, y_adv): return self.loss_function(y_adv, y.detach(), reduction='none')
 
-# %% ../../nbs/01_losses.adversarial.ipynb #039fecef
+# %% ../../nbs/01_losses.adversarial.ipynb #32b5e42f
 class WorstCaseEstimationLoss(ClassificationMarginDisparityDiscrepancy):
     "Agree with the main head on labelled data, and disagree on unlabelled data"
     def __init__(self,

@@ -6,15 +6,14 @@
 __all__ = ['CrossEntropyLoss', 'distillation_kl', 'LogitsLoss', 'KnowledgeDistillationLoss', 'CrossEntropyLossSoft',
            'CrossEntropyLossLabelSmooth']
 
-# %% ../../nbs/01_losses.distill.ipynb #6d5aba3a
+# %% ../../nbs/01_losses.distill.ipynb #57fcf636
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastai.torch_core import Module, store_attr
-from fastai.losses import LabelSmoothingCrossEntropy
 from ..core import *
 
-# %% ../../nbs/01_losses.distill.ipynb #b73308fe
+# %% ../../nbs/01_losses.distill.ipynb #71266f97
 @in_float32
 def distillation_kl(
     y_student:Tensor, # Student's logits `(N, …, C)`
@@ -44,7 +43,7 @@ class KnowledgeDistillationLoss(LogitsLoss):
         y_teacher:Tensor # Teacher's logits, of the same shape
     )->Tensor: return distillation_kl(y_student, y_teacher, self.T, self.reduction)
 
-# %% ../../nbs/01_losses.distill.ipynb #a88be529
+# %% ../../nbs/01_losses.distill.ipynb #eded2c50
 class CrossEntropyLossSoft(LogitsLoss):
     "Cross-entropy of two logits; the second gives the target and is detached"
     @in_float32
@@ -58,15 +57,15 @@ class CrossEntropyLossSoft(LogitsLoss):
 
 CrossEntropyLoss = CrossEntropyLossSoft
 
-# %% ../../nbs/01_losses.distill.ipynb #8d30a1d2
-class CrossEntropyLossLabelSmooth(LabelSmoothingCrossEntropy):
+# %% ../../nbs/01_losses.distill.ipynb #4c6c72be
+class CrossEntropyLossLabelSmooth(LogitsLoss):
     "Cross-entropy against labels smoothed over `num_classes`"
+    y_int = True
     def __init__(self,
         num_classes:int, # Number of classes
-        epsilon:float=.1 # Mass spread over all classes
-    ):
-        super().__init__(eps=epsilon)
-        store_attr('num_classes,epsilon')
+        epsilon:float=.1, # Mass spread over all classes
+        reduction:str='mean' # 'mean', 'sum' or 'none'
+    ): check_reduction(reduction); store_attr()
 
     @in_float32
     def forward(self,
@@ -74,4 +73,5 @@ class CrossEntropyLossLabelSmooth(LabelSmoothingCrossEntropy):
         labels:Tensor # Classes `(N,)`
     )->Tensor:
         check_logits(self.num_classes, y=y); check_labels(labels, self.num_classes)
-        return super().forward(y, labels)
+        logp = y.log_softmax(1)
+        return torch.lerp(F.nll_loss(logp, labels, reduction=self.reduction), reduce_loss(-logp.mean(1), self.reduction), self.epsilon)

@@ -7,14 +7,14 @@ __all__ = ['defixmatch_modes', 'masked_cross_entropy', 'ConfidenceBasedSelfTrain
            'L2ConsistencyLoss', 'ClassBalanceLoss', 'StrongWeakConsistencyLoss', 'fixmatch_consistency_loss',
            'defixmatch_objective']
 
-# %% ../../nbs/01_losses.semi.ipynb #44591c43
+# %% ../../nbs/01_losses.semi.ipynb #ec23e370
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastai.torch_core import Module, store_attr
 from ..core import *
 
-# %% ../../nbs/01_losses.semi.ipynb #a738ec6b
+# %% ../../nbs/01_losses.semi.ipynb #5bedbf7a
 def masked_cross_entropy(
     y:Tensor, # Predictions `(N, C)`, unnormalised
     labels:Tensor, # Classes `(N,)`
@@ -38,7 +38,7 @@ class ConfidenceBasedSelfTrainingLoss(Module):
         labels,mask,_ = pseudo_label(y_target, self.threshold)
         return masked_cross_entropy(y, labels, mask), mask, labels
 
-# %% ../../nbs/01_losses.semi.ipynb #812f2906
+# %% ../../nbs/01_losses.semi.ipynb #fa8229df
 def l2_distance(
     p1:Tensor, # `(N, C)`
     p2:Tensor # `(N, C)`
@@ -70,7 +70,7 @@ class L2ConsistencyLoss(ConsistencyLoss):
         reduction:str='mean' # 'mean', 'sum' or 'none'
     ): super().__init__(l2_distance, reduction)
 
-# %% ../../nbs/01_losses.semi.ipynb #c0d45ed7
+# %% ../../nbs/01_losses.semi.ipynb #307eb8a2
 class ClassBalanceLoss(Module):
     "Binary cross-entropy between the mean prediction and the uniform distribution"
     def __init__(self,
@@ -82,10 +82,10 @@ class ClassBalanceLoss(Module):
         p:Tensor # Probabilities `(N, C)`
     )->Tensor:
         check_logits(self.num_classes, p=p)
-        m = p.mean(0).clamp(0, 1)   # a mean of ones may round to just above 1
+        m = p.mean(0)
         return F.binary_cross_entropy(m, torch.full_like(m, 1/self.num_classes))
 
-# %% ../../nbs/01_losses.semi.ipynb #ae49f545
+# %% ../../nbs/01_losses.semi.ipynb #0d85c005
 class StrongWeakConsistencyLoss(Module):
     "KL divergence of the strong view from the confident predictions of the weak view"
     def __init__(self,
@@ -99,11 +99,12 @@ class StrongWeakConsistencyLoss(Module):
         y:Tensor # Predictions on weakly augmented samples `(N, C)`, unnormalised
     )->Tensor:
         check_logits(y_strong=y_strong, y=y); check_same_shape(y_strong=y_strong, y=y)
-        _,mask,_ = pseudo_label(y, self.threshold)
-        kl = F.kl_div((y_strong/self.temperature).log_softmax(1), y.detach().log_softmax(1), reduction='none', log_target=True).sum(1)
+        q = y.detach().softmax(1)
+        mask = confident_label(q, self.threshold)[1]
+        kl = F.kl_div((y_strong/self.temperature).log_softmax(1), q, reduction='none').sum(1)
         return (kl*mask).sum()/mask.sum().clamp(min=1)
 
-# %% ../../nbs/01_losses.semi.ipynb #3dd83568
+# %% ../../nbs/01_losses.semi.ipynb #d2223aa0
 @in_float32
 def fixmatch_consistency_loss(
     logits_w:Tensor, # Predictions on the weak view `(N, C)`
@@ -120,7 +121,7 @@ def fixmatch_consistency_loss(
     else: loss = reduce_loss(soft_cross_entropy(logits_s, (logits_w.detach()/T).softmax(1))*mask)
     return loss, reduce_loss(mask)
 
-# %% ../../nbs/01_losses.semi.ipynb #1d43f4de
+# %% ../../nbs/01_losses.semi.ipynb #3541a948
 defixmatch_modes = ('defixmatch', 'fixmatch', 'fixmatch_original', 'complete_case')
 
 @in_float32
