@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['ByView', 'Sides', 'frozen_stats', 'SSLBatch', 'SSLCallback', 'check_methods', 'UnlabeledBatch', 'SupStrongCallback']
 
-# %% ../nbs/06_step.ipynb #8a846e50
+# %% ../nbs/06_step.ipynb #a79af2b2
 import weakref
 from contextlib import nullcontext
 from fastai.vision.all import *
 from .core import plain_float32
-from .data import EpochDL, Views
+from .loaders import EpochDL
+from .views import Views
 from .ema import in_fit
 
-# %% ../nbs/06_step.ipynb #f08fb1e3
+# %% ../nbs/06_step.ipynb #d528811c
 class ByView:
     "Values by view; one that is not there is made by `get` when first asked for"
     def __init__(self, get): self.__dict__['_get'] = get
@@ -41,7 +42,7 @@ def frozen_stats(
 def _unwrap(model): return getattr(model, 'module', model)
 def _plain(xb): return tuple(x.as_subclass(Tensor) if isinstance(x, Tensor) else x for x in tuplify(xb))
 
-# %% ../nbs/06_step.ipynb #44e87fb5
+# %% ../nbs/06_step.ipynb #41b3155e
 class SSLBatch:
     "One step as the methods see it"
     def __init__(self,
@@ -100,7 +101,7 @@ class SSLBatch:
         if key: self.memo[key] = out
         return out
 
-# %% ../nbs/06_step.ipynb #accd6e19
+# %% ../nbs/06_step.ipynb #1e0d2b1e
 class SSLCallback(Callback):
     "Base of all methods. Adds the step (`UnlabeledBatch`) to the learner it joins, and takes it away with the last of them"
     order,run_valid = GradientAccumulation.order-1,False
@@ -160,7 +161,7 @@ class SSLCallback(Callback):
         if v is None and old is not None and not [c for c in old._grab_cbs(SSLCallback) if c is not self]:
             old.remove_cbs([c for c in old._grab_cbs(UnlabeledBatch) if c.auto])
 
-# %% ../nbs/06_step.ipynb #3820a6d8
+# %% ../nbs/06_step.ipynb #8777305f
 def check_methods(
     methods, # `SSLCallback`s of one learner
     dls:DataLoaders, # Its data
@@ -182,7 +183,7 @@ def check_methods(
         if miss:=sorted(names-set(out_names)):
             raise ValueError(f"{who} reads the outputs {miss} of the model, which has {list(out_names)}: let ssl_learner build it, or use MultiHead(body, neck, head, {', '.join(f'{n}=…' for n in miss)})")
 
-# %% ../nbs/06_step.ipynb #d681ee3e
+# %% ../nbs/06_step.ipynb #65cb8be2
 class UnlabeledBatch(Callback):
     "The step: draws, views, one forward pass, the split, the sum of losses"
     order,run_valid = SSLCallback.order-1,False
@@ -296,7 +297,7 @@ class UnlabeledBatch(Callback):
         super().__setattr__(k, v)
         if k=='learn' and v is None: self.epoch_dl = self.drawn = self.kept = None
 
-# %% ../nbs/06_step.ipynb #50ef1953
+# %% ../nbs/06_step.ipynb #9bce7283
 class SupStrongCallback(SSLCallback):
     "Adds the supervised loss on the strong view of the labelled rows"
     views,labeled_views = (),('strong',)

@@ -1,0 +1,98 @@
+"The package is what the notebooks say, and installs"
+import ast, configparser, importlib, os, pkgutil, shutil, subprocess, sys, zipfile
+from pathlib import Path
+import pytest
+
+root = Path(__file__).parent.parent
+cfg = configparser.ConfigParser(delimiters=['='], interpolation=None)
+cfg.read(root/'settings.ini', encoding='utf-8')
+cfg = cfg['DEFAULT']
+notebooks = sorted((root/'nbs').rglob('*.ipynb'))
+
+def sh(*args, **kw):
+    r = subprocess.run([str(a) for a in args], capture_output=True, text=True, **kw)
+    assert r.returncode==0, f'{args}\n{r.stdout[-3000:]}{r.stderr[-3000:]}'
+    return r.stdout
+
+def copy_project(to):
+    skip = shutil.ignore_patterns('.git', '__pycache__', '*.egg-info', 'build', 'dist', '.ipynb_checkpoints', '.hypothesis', '.pytest_cache')
+    return Path(shutil.copytree(root, to, ignore=skip))
+
+def python_files(folder): return {str(p.relative_to(folder)):p.read_text(encoding='utf-8') for p in Path(folder).rglob('*.py')}
+
+def test_package_is_a_fresh_export(tmp_path):
+    new = copy_project(tmp_path/'p')
+    for p in (new/'fastssl').rglob('*.py'):
+        if p.name!='__init__.py': p.unlink()
+    env = {k:v for k,v in os.environ.items() if k!='IN_TEST'}
+    sh('nbdev-export', cwd=new, env=env)
+    old,fresh = python_files(root/'fastssl'),python_files(new/'fastssl')
+    assert sorted(old)==sorted(fresh)
+    for f in old: assert old[f]==fresh[f], f'{f} is not what its notebook exports'
+
+def test_notebooks_are_clean(tmp_path):
+    new = copy_project(tmp_path/'p')
+    sh('nbdev-clean', cwd=new)
+    for nb in notebooks: assert nb.read_bytes()==(new/nb.relative_to(root)).read_bytes(), f'{nb.name}: run nbdev-clean'
+
+def test_readme_is_the_index(): sh(sys.executable, root/'.ci'/'readme.py', '--check')
+
+def test_version():
+    import fastssl
+    assert fastssl.__version__==cfg['version']
+
+def modules():
+    import fastssl
+    return sorted(m.name for m in pkgutil.walk_packages(fastssl.__path__, 'fastssl.'))
+@pytest.mark.parametrize('name', modules())
+def test_every_module_imports(name): importlib.import_module(name)
+
+def test_all_has_everything():
+    "`fastssl.all` re-exports every public name of every room, and no name twice with two meanings"
+    import fastssl.all
+    seen = {}
+    for name in modules():
+        if name in ('fastssl.all', 'fastssl._modidx', 'fastssl.cli'): continue
+        m = importlib.import_module(name)
+        for k in getattr(m, '__all__', ()):
+            assert getattr(fastssl.all, k, None) is getattr(m, k), f'{k} of {name} is not in fastssl.all'
+            assert seen.setdefault(k, name)==name, f'{k} is exported by {seen[k]} and {name}'
+
+def test_imports_point_up_the_list():
+    "A notebook imports only rooms of smaller numbers in its exported cells, and no wing another wing"
+    from fastcore.nbio import read_nb
+    number,uses = {},{}
+    for nb in (root/'nbs').glob('[0-9]*.ipynb'):
+        room,found = None,set()
+        for c in read_nb(nb).cells:
+            if c.cell_type!='code': continue
+            for l in c.source.splitlines():
+                if l.startswith('#| default_exp'): room = l.split()[-1]
+            if '#| export' in c.source:
+                for n in ast.walk(ast.parse(c.source)):
+                    if isinstance(n, ast.ImportFrom) and (n.module or '').startswith('fastssl.'): found.add(n.module[8:])
+        number[room],uses[room] = nb.name.split('_')[0],found
+    assert sorted(number.values())[0]=='00' and len(number)>10
+    for room,found in uses.items():
+        for o in found:
+            assert number[o]<=number[room], f'{room} imports {o}, which comes later'
+            a,b = room.split('.')[0],o.split('.')[0]
+            assert a==b or not {a,b}<={'semi','adapt','distill'}, f'{room} imports {o}: the wings stand side by side'
+
+def test_sdist_wheel_install(tmp_path):
+    new = copy_project(tmp_path/'p')
+    sh(sys.executable, '-m', 'build', '--outdir', tmp_path/'dist', cwd=new)          # the wheel is built from the sdist
+    wheel, = (tmp_path/'dist').glob('*.whl')
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {f'fastssl/{p.relative_to(root/"fastssl")}' for p in (root/'fastssl').rglob('*.py')}<=set(names)
+    assert not [n for n in names if n.startswith(('nbs/','tests/'))]
+    site = tmp_path/'site'
+    sh(sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-index', '--target', site, wheel)
+    code = 'import fastssl.all, fastssl.cli; print(fastssl.__file__)'
+    out = sh(sys.executable, '-c', code, cwd=tmp_path, env={**os.environ, 'PYTHONPATH':str(site)})
+    assert str(site) in out
+    assert (site/'bin'/'fastssl_train').exists()
+    from importlib.metadata import Distribution
+    meta = Distribution.at(next(site.glob('*.dist-info')))
+    required = {r.split(';')[0].split('>')[0].strip() for r in meta.requires if 'extra' not in r}
+    assert required=={'fastai','torch','timm','pandas','scikit-learn'} and meta.version==cfg['version']
