@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabelSplit', 'few_labels', 'pool_dataset', 'hidden_labels', 'SSLDataLoaders']
 
-# %% ../nbs/06_data.ipynb #53efdea7
+# %% ../nbs/06_data.ipynb #51195f70
 import json
 from inspect import signature
 import pandas as pd
@@ -13,7 +13,7 @@ from fastai.vision.all import *
 from .loaders import UnlabeledDL, rows_in_memory
 from .views import Views
 
-# %% ../nbs/06_data.ipynb #0ae0fb8d
+# %% ../nbs/06_data.ipynb #c973d909
 class LabelSplit:
     "Which items keep their label and which lose it; unpacks as `labeled, unlabeled = split`"
     def __init__(self,
@@ -37,7 +37,7 @@ class LabelSplit:
         "The split that `save` wrote"
         return cls(**json.loads(Path(path).read_text(encoding='utf-8')))
 
-# %% ../nbs/06_data.ipynb #df8891c8
+# %% ../nbs/06_data.ipynb #b1a9d178
 def few_labels(
     items, # All items, or their labels if there is no `label_func`
     label_func:Callable=None, # Item → label
@@ -53,7 +53,7 @@ def few_labels(
     keep = [int(i) for k in sorted(rows, key=str) for i in rng.choice(rows[k], n_per_class, replace=False)]
     return LabelSplit(keep, sorted(set(range(len(labels)))-set(keep)), n_per_class=n_per_class, seed=seed)
 
-# %% ../nbs/06_data.ipynb #63afdda3
+# %% ../nbs/06_data.ipynb #12cc59f5
 def pool_dataset(
     train_ds, # Training set
     items, # Unlabelled items, as that set's own, without labels
@@ -86,7 +86,7 @@ def hidden_labels(
         raise ValueError(f'hidden labels {bad[:10]} are no classes of the labelled data, which are {list(vocab)}')
     return tensor([-1 if o is None else o2i[o] if o2i else int(o) for o in labels])
 
-# %% ../nbs/06_data.ipynb #c93d9e9f
+# %% ../nbs/06_data.ipynb #73ecc939
 @patch
 def add_unlabeled(self:DataLoaders,
     items, # Unlabelled items of the kind the training set was made of: paths, rows of a table, arrays …; or tensors, for a set that knows no items
@@ -120,10 +120,11 @@ def add_unlabeled(self:DataLoaders,
     pool.items,pool.views = items,dict(strong=strong, weak=weak, **views)
     pool.labels = None if labels is None else hidden_labels(labels, items, getattr(self, 'vocab', None))
     pool.labeled_rows = rows_in_memory(train) if in_memory or hasattr(train_ds, 'cats') else None
+    pool.to(self.device)
     self.unlabeled = pool
     return self
 
-# %% ../nbs/06_data.ipynb #b79dbcf5
+# %% ../nbs/06_data.ipynb #ecf56389
 @patch
 def show_views(self:DataLoaders,
     n:int=6, # Items of the pool
@@ -142,7 +143,7 @@ def show_views(self:DataLoaders,
         for i in range(n): x[i].show(ctx=axs[i,j], title=name if i==0 else None)
     plt.tight_layout()
 
-# %% ../nbs/06_data.ipynb #5a3f74ce
+# %% ../nbs/06_data.ipynb #2fa6b551
 _ssl_names = [k for k in signature(DataLoaders.add_unlabeled).parameters if k not in ('self','items','bs','views')]
 
 @patch
@@ -165,7 +166,7 @@ def ssl_dataloaders(self:DataBlock,
     block.get_items = None
     return block.dataloaders(pick(~mask), path=path, **kwargs).add_unlabeled(pick(mask), **ssl)
 
-# %% ../nbs/06_data.ipynb #48f2ef7b
+# %% ../nbs/06_data.ipynb #b22a445a
 class SSLDataLoaders(DataLoaders):
     "Constructors of `DataLoaders` with a pool of unlabelled items"
 

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['batch_tfms', 'rows_in_memory', 'RowsDL', 'UnlabeledDL', 'KeepRaw', 'RepeatIdxs', 'EpochDL']
 
-# %% ../nbs/04_loaders.ipynb #00c30ee5
+# %% ../nbs/04_loaders.ipynb #7ef94c73
 from contextlib import nullcontext
 from fastai.vision.all import *
 from fastai.data.load import chunked
 
-# %% ../nbs/04_loaders.ipynb #e080a981
+# %% ../nbs/04_loaders.ipynb #f636f997
 def batch_tfms(
     dl:DataLoader # A training loader
 )->list: # Transforms, without the one that turns a piece of a table into tensors (that is done once, by `rows_in_memory`)
@@ -43,7 +43,7 @@ class RowsDL(TfmdDL):
         super().to(device)
         if self.tensors is not None: self.tensors = to_device(self.tensors, device)
 
-# %% ../nbs/04_loaders.ipynb #6cc67f1b
+# %% ../nbs/04_loaders.ipynb #eb6de285
 class UnlabeledDL(RowsDL):
     "The pool as a stream of full batches `(*inputs, index)`, reshuffled at each pass"
     pos,seed,n_steps,views = 0,0,1,{}
@@ -100,6 +100,10 @@ class UnlabeledDL(RowsDL):
         x = super().do_batch(list(items))
         return *(x if isinstance(x, tuple) else (x,)), tensor(idx)
 
+    def to(self, device):
+        super().to(device)
+        self.labels = to_device(self.labels, device)
+
     def forever(self):
         "Batches without end, from `pos` on, which counts what was taken"
         while True:
@@ -117,7 +121,7 @@ class UnlabeledDL(RowsDL):
         if self.tensors is not None: return tuple(t[idxs] for t in self.tensors)
         return to_device(self.do_batch([o for o in map(self.do_item, idxs) if o is not None]), self.device)
 
-# %% ../nbs/04_loaders.ipynb #bcd13968
+# %% ../nbs/04_loaders.ipynb #2cd73445
 class KeepRaw(Transform):
     "Remembers the batch as it is before the other batch transforms"
     order,raw = -math.inf,None

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ByView', 'Sides', 'frozen_stats', 'SSLBatch', 'SSLCallback', 'check_methods', 'UnlabeledBatch', 'SupStrongCallback']
 
-# %% ../nbs/06_step.ipynb #a79af2b2
+# %% ../nbs/06_step.ipynb #cb4fcd64
 import weakref
 from contextlib import nullcontext
 from fastai.vision.all import *
@@ -14,7 +14,7 @@ from .loaders import EpochDL
 from .views import Views
 from .ema import in_fit
 
-# %% ../nbs/06_step.ipynb #d528811c
+# %% ../nbs/06_step.ipynb #ddd4c9ef
 class ByView:
     "Values by view; one that is not there is made by `get` when first asked for"
     def __init__(self, get): self.__dict__['_get'] = get
@@ -42,7 +42,7 @@ def frozen_stats(
 def _unwrap(model): return getattr(model, 'module', model)
 def _plain(xb): return tuple(x.as_subclass(Tensor) if isinstance(x, Tensor) else x for x in tuplify(xb))
 
-# %% ../nbs/06_step.ipynb #41b3155e
+# %% ../nbs/06_step.ipynb #7be18f97
 class SSLBatch:
     "One step as the methods see it"
     def __init__(self,
@@ -66,6 +66,10 @@ class SSLBatch:
         raise AttributeError(f"the view '{view}' was not forwarded on side '{side}': name it in `{'views' if side=='u' else 'labeled_views'}`")
     @property
     def pred(self)->Tensor: return self.l.weak
+    @property
+    def truth(self):
+        labels = vars(self.hub.dls)['unlabeled'].labels
+        return None if labels is None else labels[self.idx]
     def loss(self, pred, y): return self.hub.base_loss(pred, y)
 
     def join(self,
@@ -101,7 +105,7 @@ class SSLBatch:
         if key: self.memo[key] = out
         return out
 
-# %% ../nbs/06_step.ipynb #1e0d2b1e
+# %% ../nbs/06_step.ipynb #a08a6283
 class SSLCallback(Callback):
     "Base of all methods. Adds the step (`UnlabeledBatch`) to the learner it joins, and takes it away with the last of them"
     order,run_valid = GradientAccumulation.order-1,False
@@ -133,6 +137,15 @@ class SSLCallback(Callback):
     ):
         "Record a value of this step"
         self.learn.unlabeled_batch.log(name, value)
+    def log_pseudo_labels(self,
+        b, # The batch
+        labels:Tensor, # Pseudo-label of each unlabelled row
+        mask:Tensor # 1 for rows that are learned from, 0 for others
+    ):
+        "Record the accuracy of the pseudo-labels that are learned from (NaN if there are none), where hidden labels are known"
+        if b.truth is None: return
+        mask = mask*(b.truth>=0)
+        self.log('pseudo_acc', ((labels==b.truth)*mask).sum()/mask.sum())
 
     def prepare(self):
         "Run `setup` if it has not been run"
@@ -161,7 +174,7 @@ class SSLCallback(Callback):
         if v is None and old is not None and not [c for c in old._grab_cbs(SSLCallback) if c is not self]:
             old.remove_cbs([c for c in old._grab_cbs(UnlabeledBatch) if c.auto])
 
-# %% ../nbs/06_step.ipynb #8777305f
+# %% ../nbs/06_step.ipynb #e8e92ff0
 def check_methods(
     methods, # `SSLCallback`s of one learner
     dls:DataLoaders, # Its data
@@ -183,7 +196,7 @@ def check_methods(
         if miss:=sorted(names-set(out_names)):
             raise ValueError(f"{who} reads the outputs {miss} of the model, which has {list(out_names)}: let ssl_learner build it, or use MultiHead(body, neck, head, {', '.join(f'{n}=…' for n in miss)})")
 
-# %% ../nbs/06_step.ipynb #65cb8be2
+# %% ../nbs/06_step.ipynb #f5b75165
 class UnlabeledBatch(Callback):
     "The step: draws, views, one forward pass, the split, the sum of losses"
     order,run_valid = SSLCallback.order-1,False
@@ -297,7 +310,7 @@ class UnlabeledBatch(Callback):
         super().__setattr__(k, v)
         if k=='learn' and v is None: self.epoch_dl = self.drawn = self.kept = None
 
-# %% ../nbs/06_step.ipynb #9bce7283
+# %% ../nbs/06_step.ipynb #cf634f60
 class SupStrongCallback(SSLCallback):
     "Adds the supervised loss on the strong view of the labelled rows"
     views,labeled_views = (),('strong',)

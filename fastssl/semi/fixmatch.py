@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['FixMatchCallback']
 
-# %% ../../nbs/10_semi.fixmatch.ipynb #ec2e29cb
+# %% ../../nbs/10_semi.fixmatch.ipynb #838443a3
 from fastai.basics import *
-from ..core import check_positive
+from ..core import check_positive, pseudo_label
 from ..losses.semi import fixmatch_consistency_loss
 from ..step import SSLCallback
 
-# %% ../../nbs/10_semi.fixmatch.ipynb #a07b84a3
+# %% ../../nbs/10_semi.fixmatch.ipynb #c06deaa8
 class FixMatchCallback(SSLCallback):
     "Cross-entropy of the strong view against confident predictions of the weak view ([FixMatch](https://arxiv.org/abs/2001.07685))"
     views = 'weak','strong'
@@ -29,4 +29,5 @@ class FixMatchCallback(SSLCallback):
     def unsup_loss(self, b):
         loss,kept = fixmatch_consistency_loss(b.u.weak, b.u.strong, self.temperature, self.threshold, self.hard)
         self.log('kept', kept)
+        self.log_pseudo_labels(b, *pseudo_label(b.u.weak, self.threshold, inclusive=True)[:2])
         return loss
