@@ -20,7 +20,8 @@ def render(path):
         if not src or hidden: continue
         if c.cell_type!='code': parts.append(src)
         else:
-            parts.append(f'```python\n{re.sub(r"^#[|].*\n", "", src, flags=re.M).strip()}\n```')
+            code = re.sub(r'^#[|].*\n', '', src, flags=re.M).strip()
+            parts.append(f'```python\n{code}\n```')
             if out:=''.join(map(text_of, c.get('outputs', []))).strip(): parts.append(f'```\n{out}\n```')
     return '<!-- written from nbs/index.ipynb by .ci/readme.py -->\n\n' + '\n\n'.join(parts) + '\n'
 
