@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['BatchRandAugment', 'Cutout', 'RandomCropFlip', 'strong_tfms']
 
-# %% ../nbs/03_augment.ipynb #287878ac
+# %% ../nbs/03_augment.ipynb #386b7dd7
 from functools import lru_cache
 from torch import Tensor
 from fastai.vision.all import *
 
-# %% ../nbs/03_augment.ipynb #37ddadb9
+# %% ../nbs/03_augment.ipynb #bde05c97
 def _gather(x, idx):
     "`x[i,j,idx[i,j]]` for all images and channels: `x` n×c×p, `idx` integer n×c×q or n×1×q, result n×c×q"
     n,c,p = x.shape
     off = torch.arange(n*c, device=x.device, dtype=torch.int32 if x.numel()<2**31 else torch.int64)*p
     return x.reshape(-1).index_select(0, (idx + off.view(n,c,1)).reshape(-1)).view(n,c,-1)
 
-# %% ../nbs/03_augment.ipynb #bc68c608
+# %% ../nbs/03_augment.ipynb #f73461e4
 def _map(f, x, *args, out=None, numel=2**19):
     "`f(x, *args)` (into `out`, which may be `x`), on the CPU `numel` elements of `x` at a time so that intermediate results stay in the cache"
     if out is None: out = torch.empty_like(x)
@@ -30,7 +30,7 @@ def _const(vals, device, dtype): return torch.tensor(vals, device=device, dtype=
 def _double(x): return x.to(torch.float32 if x.device.type=='mps' else torch.float64)
 def _byte(x): return x.clamp(0,255).to(torch.int16).to(torch.uint8)
 
-# %% ../nbs/03_augment.ipynb #3062cdd2
+# %% ../nbs/03_augment.ipynb #2c7947ea
 def _grey(x):
     "Grey level of each pixel, n×h×w: Pillow's luma for 3 channels, the channel itself for 1, else the rounded mean of the channels"
     c = x.shape[1]
@@ -62,7 +62,7 @@ def _posterize(x, v, r):
 _tables = dict(autocontrast=_autocontrast, equalize=_equalize, brightness=lambda x,v,r: v*r, contrast=_contrast,
                posterize=_posterize, solarize=lambda x,v,r: torch.where(r<v, r, 255-r))
 
-# %% ../nbs/03_augment.ipynb #e0113875
+# %% ../nbs/03_augment.ipynb #4d61c853
 def _table(op, x, v):
     "Table of `op` for images `x` of magnitudes `v`: uint8, n×c×256"
     r = _const(tuple(range(256)), x.device, torch.int32)
@@ -70,7 +70,7 @@ def _table(op, x, v):
 
 def _lookup(x, table): return _gather(table, x.flatten(2)).view_as(x)
 
-# %% ../nbs/03_augment.ipynb #e1d5c22f
+# %% ../nbs/03_augment.ipynb #14e4c939
 def _blend(d, x, v):
     "`d + v*(x-d)`, clipped: the degenerate image `d` at `v=0`, `x` at 1, beyond it above 1"
     return _byte((x-d).mul_(v.view(-1,1,1,1)).add_(d))
@@ -87,7 +87,7 @@ def _sharpness(x, v):
 
 _blends = dict(identity=lambda x,v: x, color=_color, sharpness=_sharpness)
 
-# %% ../nbs/03_augment.ipynb #01bb5b67
+# %% ../nbs/03_augment.ipynb #81565eb5
 def _rotate(v, h, w):
     c,s = (v*(math.pi/180)).cos(),(-v*(math.pi/180)).sin()
     return {0:c, 1:s, 2:c*(-w/2) + s*(-h/2) + w/2, 3:-s, 4:c, 5:-s*(-w/2) + c*(-h/2) + h/2}
@@ -95,11 +95,11 @@ def _rotate(v, h, w):
 _warps = dict(rotate=_rotate, shear_x=lambda v,h,w: {1:v}, shear_y=lambda v,h,w: {3:v},
               translate_x=lambda v,h,w: {2:(v*w+.5).floor()}, translate_y=lambda v,h,w: {5:(v*h+.5).floor()})
 
-def _mat(op, x, v):
+def _mat(op, v, h, w):
     "The map of `op` from target to source: n×6, `sx = m0*x + m1*y + m2` and `sy = m3*x + m4*y + m5` in pixels"
     v = _double(v)
-    m = _const((1,0,0,0,1,0), x.device, v.dtype).repeat(len(v),1)
-    for k,o in _warps[op](v, *x.shape[-2:]).items(): m[:,k] = o
+    m = _const((1,0,0,0,1,0), v.device, v.dtype).repeat(len(v),1)
+    for k,o in _warps[op](v, h, w).items(): m[:,k] = o
     return m
 
 def _warp(x, m, fill=0):
@@ -116,36 +116,26 @@ def _warp(x, m, fill=0):
     idx = src(a[:,1], h).mul_(w+2).add_(src(a[:,0], w))
     return _gather(F.pad(x, (1,1,1,1), value=fill).flatten(2), idx.view(n,1,-1)).view_as(x)
 
-# %% ../nbs/03_augment.ipynb #4a953472
-def apply_ops(
-    x:Tensor, # Images, uint8 n×c×h×w, sorted by op in the order of `counts`; changed in place
-    v:Tensor, # Magnitude of each image, n
-    counts:dict, # Number of images of each op; ops of a family (tables, blends, affine maps) side by side
-    fill:int=0 # Level (0–255) of what an affine map brings in
-)->Tensor: # `x`
-    "Apply the first op to the first images, the second to the next, and so on"
+# %% ../nbs/03_augment.ipynb #122362b1
+def apply_ops(x, v, counts, fill=0):
+    "Apply, in place, the first op of `counts` (op → number of images) to the first images of `x`, the next to the next; magnitudes `v` (n)"
     sz = list(counts.values())
     parts = [o for o in zip(counts, x.split(sz), v.split(sz)) if len(o[1])]
     t,b,m = ([o for o in parts if o[0] in f] for f in (_tables,_blends,_warps))
     xt,xm = x[:sum(len(o[1]) for o in t)],x[len(x)-sum(len(o[1]) for o in m):]
     if t: _map(_lookup, xt, torch.cat([_table(*o) for o in t]), out=xt)
-    if m: _map(partial(_warp, fill=fill), xm, torch.cat([_mat(*o) for o in m]), out=xm)
+    if m: _map(partial(_warp, fill=fill), xm, torch.cat([_mat(op, v, *x.shape[2:]) for op,_,v in m]), out=xm)
     for op,xb,vb in b: _map(_blends[op], xb, vb, out=xb)
     return x
 
-# %% ../nbs/03_augment.ipynb #d2ae237e
+# %% ../nbs/03_augment.ipynb #ccf0d9f9
 _ops = dict(autocontrast=(0,1), equalize=(0,1), brightness=(.05,.95), contrast=(.05,.95), posterize=(4,8), solarize=(0,256),
             identity=(0,1), color=(.05,.95), sharpness=(.05,.95),
             rotate=(-30,30), shear_x=(-.3,.3), shear_y=(-.3,.3), translate_x=(-.3,.3), translate_y=(-.3,.3))
 
-# %% ../nbs/03_augment.ipynb #6222bd66
-def draw_ops(
-    n:int, # Number of images
-    ops:dict, # Lower and upper magnitude of each op
-    stratified:bool=True, # Each op equally often, or each image on its own?
-    device=None # Device of magnitudes and order
-)->tuple: # Number of images of each op, magnitudes in the order of the ops (n), image at each place (n)
-    "Draw an op for each of `n` images, each op with equal probability, and its magnitude uniformly"
+# %% ../nbs/03_augment.ipynb #37b0ce9a
+def draw_ops(n, ops, stratified=True, device=None):
+    "Draw `n` images' ops and magnitudes, both uniformly: number of images of each op, magnitudes in that order (n), image at each place (n)"
     k = len(ops)
     op = torch.randperm(k).repeat(-(-n//k))[:n] if stratified else torch.randint(k, (n,))
     counts = dict(zip(ops, op.bincount(minlength=k).tolist()))
@@ -153,7 +143,7 @@ def draw_ops(
     v = torch.cat([o*(hi-lo) + lo for o,(lo,hi) in zip(u, ops.values())])
     return counts, v, torch.randperm(n, device=device)
 
-# %% ../nbs/03_augment.ipynb #e6bf48f6
+# %% ../nbs/03_augment.ipynb #1f7b4bc0
 class _ImagesTransform(DisplayedTransform):
     "Base: `augment` on plain n×c×h×w tensors, for training batches and single images"
     split_idx = 0
@@ -162,7 +152,7 @@ class _ImagesTransform(DisplayedTransform):
         x = x.as_subclass(Tensor)
         return self.augment(x) if x.ndim==4 else self.augment(x[None])[0]
 
-# %% ../nbs/03_augment.ipynb #ddcff59d
+# %% ../nbs/03_augment.ipynb #e14c9297
 class BatchRandAugment(_ImagesTransform):
     "Apply `n` random ops to each image of a uint8 batch, as RandAugment with Pillow's pixels does"
     order,ranges = IntToFloatTensor.order-1,_ops
@@ -191,7 +181,7 @@ class BatchRandAugment(_ImagesTransform):
             x,idx = apply_ops(x.index_select(0, p), v, counts, self.fill),idx[p]
         return x.index_select(0, idx.argsort())
 
-# %% ../nbs/03_augment.ipynb #6d7797eb
+# %% ../nbs/03_augment.ipynb #d73c57fc
 def _cutout(x, side, cy, cx, fill):
     "Squares of `side` pixels (n) around `cy`,`cx` (n) in `x` replaced by `fill` (n×c×1×1)"
     def inside(centre, sz):
@@ -203,9 +193,7 @@ def _cutout(x, side, cy, cx, fill):
 def _fill(fill, x):
     "`fill` for the channels and in the units of `x`, n×c×1×1"
     n,c = x.shape[:2]
-    if fill is None:
-        o = x.float().mean((2,3), keepdim=True)
-        return (o if x.is_floating_point() else o.round()).to(x.dtype)
+    if fill is None: return x.float().mean((2,3), keepdim=True).to(x.dtype)
     fill = tuple(fill) if is_listy(fill) else (fill,)
     if len(fill)!=c: fill = (round(sum(fill)/len(fill)),)*c
     if x.is_floating_point(): fill = tuple(o/255 for o in fill)
@@ -219,8 +207,7 @@ class Cutout(_ImagesTransform):
         fill=(125,123,114), # Level (0–255) or one for each channel, else their mean counts; `None`: each image's own mean colour
         p:float=1. # Probability, for each image
     ):
-        if not 0<max_size<=1: raise ValueError(f"Cutout's max_size is a fraction of the width, above 0 and up to 1, but got {max_size}")
-        if not 0<=p<=1: raise ValueError(f"Cutout's p is a probability from 0 to 1, but got {p}")
+        if not (0<max_size<=1 and 0<=p<=1): raise ValueError(f"Cutout takes a max_size in (0,1], a fraction of the width, and p in [0,1], but got {max_size} and {p}")
         super().__init__()
         store_attr()
 
@@ -229,7 +216,7 @@ class Cutout(_ImagesTransform):
         side = side * (do<self.p) * self.max_size*x.shape[3]
         return _map(_cutout, x, side, cy*x.shape[2], cx*x.shape[3], _fill(self.fill, x))
 
-# %% ../nbs/03_augment.ipynb #9cae61ae
+# %% ../nbs/03_augment.ipynb #45801e1a
 def _crop_flip(x, oy, ox, flip):
     "Crops of `x` padded by reflection, moved by `oy`,`ox` pixels (n, int32), mirrored where `flip` (n, bool)"
     n,_,h,w = x.shape
@@ -246,20 +233,18 @@ class RandomCropFlip(_ImagesTransform):
         pad:int|float=4, # Largest shift along each side: pixels (int) or fraction of that side (float below 1)
         flip:bool=True # Mirror left to right with probability .5?
     ):
-        if pad<0 or isinstance(pad, float) and pad>=1:
-            raise ValueError(f"RandomCropFlip's pad is a number of pixels (int) or a fraction below 1 (float), but got {pad!r}")
+        if pad<0 or isinstance(pad, float) and pad>=1: raise ValueError(f"RandomCropFlip's pad is in pixels (int) or a fraction below 1 (float), but got {pad!r}")
         super().__init__()
         store_attr()
 
     def augment(self, x):
         n,_,h,w = x.shape
         py,px = (int(self.pad*o) if isinstance(self.pad, float) else self.pad for o in (h,w))
-        if py>=h or px>=w: raise ValueError(f"RandomCropFlip can reflect fewer pixels than an image has, but got pad={self.pad} for {h}×{w}: "
-                                            "give fewer, or a fraction such as pad=.125")
+        if py>=h or px>=w: raise ValueError(f"RandomCropFlip reflects fewer pixels than an image has, but got pad={self.pad} for {h}×{w}: give fewer, or a fraction such as pad=.125")
         oy,ox = (torch.randint(-p, p+1, (n,), device=x.device, dtype=torch.int32) for p in (py,px))
         return _map(_crop_flip, x, oy, ox, torch.rand(n, device=x.device) < .5*self.flip)
 
-# %% ../nbs/03_augment.ipynb #75079906
+# %% ../nbs/03_augment.ipynb #2dce5611
 @delegates(BatchRandAugment, but=['n'])
 def strong_tfms(
     preset:str='fixmatch', # 'fixmatch': two ops an image, as the paper; 'usb': three, as the codebases TorchSSL and USB

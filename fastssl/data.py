@@ -6,7 +6,7 @@
 __all__ = ['LabelSplit', 'few_labels', 'batch_tfms', 'rows_in_memory', 'RowsDL', 'UnlabeledDL', 'KeepRaw', 'RepeatIdxs',
            'EpochDL', 'Views', 'pool_dataset', 'hidden_labels', 'SSLDataLoaders']
 
-# %% ../nbs/04_data.ipynb #b9daf365
+# %% ../nbs/04_data.ipynb #57ee7065
 import json, re
 from contextlib import nullcontext
 from inspect import signature
@@ -15,7 +15,7 @@ from fastai.vision.all import *
 from fastai.data.load import chunked
 from .augment import strong_tfms
 
-# %% ../nbs/04_data.ipynb #6ec02d19
+# %% ../nbs/04_data.ipynb #111bbbb8
 class LabelSplit:
     "Which items keep their label and which lose it; unpacks as `labeled, unlabeled = split`"
     def __init__(self,
@@ -39,7 +39,7 @@ class LabelSplit:
         "The split that `save` wrote"
         return cls(**json.loads(Path(path).read_text(encoding='utf-8')))
 
-# %% ../nbs/04_data.ipynb #86697738
+# %% ../nbs/04_data.ipynb #6747b0ef
 def few_labels(
     items, # All items, or their labels if there is no `label_func`
     label_func:Callable=None, # Item → label
@@ -55,7 +55,7 @@ def few_labels(
     keep = [int(i) for k in sorted(rows, key=str) for i in rng.choice(rows[k], n_per_class, replace=False)]
     return LabelSplit(keep, sorted(set(range(len(labels)))-set(keep)), n_per_class=n_per_class, seed=seed)
 
-# %% ../nbs/04_data.ipynb #cf5180d5
+# %% ../nbs/04_data.ipynb #53eba920
 def batch_tfms(
     dl:DataLoader # A training loader
 )->list: # Transforms, without the one that turns a piece of a table into tensors (that is done once, by `rows_in_memory`)
@@ -88,7 +88,7 @@ class RowsDL(TfmdDL):
         super().to(device)
         if self.tensors is not None: self.tensors = to_device(self.tensors, device)
 
-# %% ../nbs/04_data.ipynb #9d51bfb7
+# %% ../nbs/04_data.ipynb #df4a791a
 class UnlabeledDL(RowsDL):
     "The pool as a stream of full batches `(*inputs, index)`, reshuffled at each pass"
     pos,seed,n_steps,views = 0,0,1,{}
@@ -145,7 +145,7 @@ class UnlabeledDL(RowsDL):
         if self.tensors is not None: return tuple(t[idxs] for t in self.tensors)
         return to_device(self.do_batch([o for o in map(self.do_item, idxs) if o is not None]), self.device)
 
-# %% ../nbs/04_data.ipynb #495e4fb7
+# %% ../nbs/04_data.ipynb #299fa1f5
 class KeepRaw(Transform):
     "Remembers the batch as it is before the other batch transforms"
     order,raw = -math.inf,None
@@ -162,18 +162,19 @@ class RepeatIdxs:
         return res[:self.n]
 
 class EpochDL(RowsDL):
-    "The labelled batches of one epoch; `raw` and `u` hold the current batch before its transforms, and the batch of the pool"
-    pool = keep = u = None
+    "The labelled batches of one epoch; beside the current one, `raw` is it before its transforms, `u` that of the pool, `b` what the step makes of them"
+    pool = keep = u = b = None
     @classmethod
     def create(cls,
         dl:DataLoader, # The labelled training loader
         pool:UnlabeledDL=None, # None: an ordinary epoch of `dl`
+        draw:bool=True # Draw from the pool? Otherwise it only says how many steps there are
     ):
         "An epoch over `dl` and `pool`"
         keep,n = KeepRaw(),(len(pool) if pool else len(dl))*dl.bs
         kw = dict(get_idxs=RepeatIdxs(dl, n), n=n, drop_last=True) if pool else dict(get_idxs=dl.get_idxs, n=dl.n)
         res = DataLoader.new(dl, cls=cls, do_setup=False, after_batch=[keep, *batch_tfms(dl)], **kw)
-        res.pool,res.keep = pool,keep
+        res.pool,res.keep = pool if draw else None,keep
         if pool and pool.labeled_rows: res.tensors,res.fake_l.num_workers = to_device(pool.labeled_rows, dl.device),0
         return res
 
@@ -187,9 +188,9 @@ class EpochDL(RowsDL):
                 yield b
         finally:
             if pool: pool.close()
-            self.u = self.keep.raw = None
+            self.u = self.keep.raw = self.b = None
 
-# %% ../nbs/04_data.ipynb #dab01d3a
+# %% ../nbs/04_data.ipynb #fe4eed24
 class Views:
     "The views of raw batches, by name"
     def __init__(self,
@@ -229,7 +230,7 @@ class Views:
         pipe = Pipeline([*self.tfms, *(() if is_fn else L(add))], split_idx=0)
         return pipe, add if is_fn else lambda *xb: xb
 
-# %% ../nbs/04_data.ipynb #ed827190
+# %% ../nbs/04_data.ipynb #e4a8d607
 def pool_dataset(
     train_ds, # Training set
     items, # Unlabelled items, as that set's own, without labels
@@ -262,7 +263,7 @@ def hidden_labels(
         raise ValueError(f'hidden labels {bad[:10]} are no classes of the labelled data, which are {list(vocab)}')
     return tensor([-1 if o is None else o2i[o] if o2i else int(o) for o in labels])
 
-# %% ../nbs/04_data.ipynb #6671083e
+# %% ../nbs/04_data.ipynb #47a3ecc0
 @patch
 def add_unlabeled(self:DataLoaders,
     items, # Unlabelled items of the kind the training set was made of: paths, rows of a table, arrays …; or tensors, for a set that knows no items
@@ -307,7 +308,7 @@ def add_unlabeled(self:DataLoaders,
     self.unlabeled = pool
     return self
 
-# %% ../nbs/04_data.ipynb #2f5e7895
+# %% ../nbs/04_data.ipynb #351e19c1
 @patch(as_prop=True)
 def views(self:DataLoaders)->Views: # Made of the transforms that the training loader has now
     "The views of these data"
@@ -332,7 +333,7 @@ def show_views(self:DataLoaders,
         for i in range(n): x[i].show(ctx=axs[i,j], title=name if i==0 else None)
     plt.tight_layout()
 
-# %% ../nbs/04_data.ipynb #2d1ec7e9
+# %% ../nbs/04_data.ipynb #6da165f6
 _ssl_names = [k for k in signature(DataLoaders.add_unlabeled).parameters if k not in ('self','items','bs','views')]
 
 @patch
@@ -355,7 +356,7 @@ def ssl_dataloaders(self:DataBlock,
     block.get_items = None
     return block.dataloaders(pick(~mask), path=path, **kwargs).add_unlabeled(pick(mask), **ssl)
 
-# %% ../nbs/04_data.ipynb #e5d556bd
+# %% ../nbs/04_data.ipynb #55bb27a1
 class SSLDataLoaders(DataLoaders):
     "Constructors of `DataLoaders` with a pool of unlabelled items"
 

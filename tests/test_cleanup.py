@@ -1,0 +1,89 @@
+"However a fit ends, nothing of ours stays: callbacks, loaders, weights, workers, files"
+import gc, multiprocessing, os, pytest, time
+from helpers import *
+
+class Stop(Callback):
+    order = 100
+    def __init__(self, where, exc): store_attr()
+    def after_batch(self):
+        if self.where==('train' if self.training else 'valid') and self.iter==1: raise self.exc('stop')
+
+def files():
+    "What the files of this process are, by name"
+    return sorted(os.path.realpath(f'/proc/self/fd/{f}') for f in os.listdir('/proc/self/fd') if os.path.lexists(f'/proc/self/fd/{f}'))
+def settles_to(n_files):
+    "Are there no workers, and no files but `n_files`, as soon as the workers have had the time to end?"
+    for _ in range(100):
+        gc.collect()
+        if not multiprocessing.active_children() and files()==n_files: return True
+        time.sleep(.05)
+    return False
+def pictures(path):
+    "40 labelled digits in folders, 60 without label, as files: so that workers have something to read"
+    X,y = digits_data()
+    for i in range(160):
+        f = path/('train' if i<80 else 'valid' if i<100 else 'unlabeled')/(str(y[i]) if i<100 else '')/f'{i}.png'
+        f.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(X[i]).save(f)
+    return path
+
+@pytest.mark.parametrize('given_to', ['fit', 'learner'])
+@pytest.mark.parametrize('where', ['train', 'valid'])
+@pytest.mark.parametrize('exc', [KeyboardInterrupt, ValueError, CancelFitException])
+def test_interrupts(tmp_path, given_to, where, exc):
+    dls = SSLDataLoaders.from_folder(pictures(tmp_path), img_cls=PILImageBW, bs=10, val_bs=5, uratio=2, n_steps=4, num_workers=2)
+    mine = lambda: [Consistent(), EMACallback(.9)]
+    learn = mk(mine() if given_to=='learner' else None, dls=dls)
+    list(dls.train); gc.collect()                                           # Python itself opens a file or two for the first worker
+    before,train,n_files = sorted(map(repr, learn.cbs)),dls.train,files()
+    try: fit(learn, cbs=[Stop(where, exc), *(mine() if given_to=='fit' else [])])
+    except exc: pass
+    learn._end_cleanup()                                      # the learner's own last batch, which fastai drops only after a whole fit
+    assert sorted(map(repr, learn.cbs))==before
+    assert dls.train is train and type(train) is TfmdDL and len(dls.loaders)==2
+    assert settles_to(n_files)
+    if exc is not CancelFitException:
+        assert not hasattr(learn, 'ema') or learn.ema.raw is None
+    if given_to=='fit': assert not hasattr(learn, 'unlabeled_batch') and not hasattr(learn, 'consistent')
+    w = weights(learn.model)
+    fit(learn, cbs=mine() if given_to=='fit' else None)
+    assert not torch.equal(weights(learn.model), w)
+    assert settles_to(n_files)
+
+@pytest.mark.parametrize('where', ['train', 'valid'])
+def test_raw_weights_after_an_interrupt(where):
+    res = []
+    for cbs in ([Consistent()], [Consistent(), EMACallback(.9)]):
+        learn = mk(cbs)
+        learn.dls.valid.bs = 100
+        with pytest.raises(KeyboardInterrupt): fit(learn, 2, cbs=Stop(where, KeyboardInterrupt))
+        res.append(weights(learn.model))
+    assert torch.equal(*res)
+
+def test_the_step_comes_and_goes_with_the_methods():
+    learn = mk()
+    names = lambda: [type(c).__name__ for c in learn.cbs]
+    before = names()
+    a,b = Consistent(),Entropy()
+    learn.add_cbs([a, b])
+    assert names()==[*before, 'UnlabeledBatch', 'Consistent', 'Entropy']
+    learn.remove_cb(a); assert names()==[*before, 'UnlabeledBatch', 'Entropy']
+    learn.remove_cb(Entropy); assert names()==before
+    learn.add_cbs([UnlabeledBatch('separate'), a]); learn.remove_cb(a)
+    assert names()==[*before, 'UnlabeledBatch']                             # one that was given stays
+
+def test_removed_method_leaves_plain_training():
+    plain = fit(mk(dls=mk_dls()))
+    learn = mk(dls=mk_dls()); learn.add_cb(Consistent()); learn.remove_cb(Consistent)
+    assert torch.equal(weights(fit(learn).model), weights(plain.model))
+
+def test_no_batch_is_kept():
+    learn = fit(mk(Consistent()))
+    hub = learn.unlabeled_batch
+    assert (hub.epoch_dl.b, hub.epoch_dl.u, hub.epoch_dl.raw)==(None, None, None)
+    assert set(hub.__getstate__()) & {'epoch_dl','drawn','pending','kept'}==set()
+
+def test_pool_position_goes_on():
+    learn = fit(mk(Consistent()), 2)
+    assert learn.dls.unlabeled.pos==6
+    fit(learn); assert learn.dls.unlabeled.pos==9
