@@ -1,7 +1,7 @@
 """Each loss, forward and backward, against the plainest PyTorch formula of its paper: `python benchmarks/losses.py [--pairs 31] [--only mcc,mdd]`
 
 448 rows, 10, 100 and 1000 classes (features, for the metric losses), float32, one thread. The two sides run in turn, in alternating order;
-a cell shows the median over the pairs of time(fastssl)/time(formula), below 1 where fastssl is faster, and the median time of fastssl."""
+times are CPU times of the process, so that other work on the machine disturbs them less. A cell shows the median over the pairs of time(fastssl)/time(formula), below 1 where fastssl is faster, and the median time of fastssl."""
 import argparse, time
 from collections import Counter
 from functools import partial
@@ -119,9 +119,9 @@ def fwd_bwd(f, xs):
     return _f
 
 def timed(f, n):
-    t = time.perf_counter()
+    t = time.process_time()
     for _ in range(n): f()
-    return (time.perf_counter()-t)/n
+    return (time.process_time()-t)/n
 
 def compare(a, b, n_pairs, least=2e-3):
     "Median over pairs of time(a)/time(b), and median times; each side of a pair repeats for at least `least` seconds"

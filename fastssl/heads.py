@@ -48,13 +48,13 @@ def mlp_head(
 
 # %% ../nbs/04_heads.ipynb #7fc6a3f3
 def body_and_pool(
-    backbone, # timm name, torchvision or fastai function, or a module that returns features
+    backbone, # timm name, torchvision or fastai function, `Backbone`, or a module that returns features
     pool_layer:nn.Module=None # Features of the body → vectors; by default the mean over pixels
 )->tuple: # Body, pooling layer, number of features
     "What a method's model needs of a backbone"
     if isinstance(backbone, nn.Module) and isinstance(getattr(backbone, 'out_features', None), int): body,nf,pool = backbone,backbone.out_features,GlobalPool()
     else:
-        b = create_backbone(backbone)
+        b = backbone if isinstance(backbone, Backbone) else create_backbone(backbone)
         body,nf,pool = b.body,b.nf,b.neck
     return body, pool if pool_layer is None else pool_layer, nf
 

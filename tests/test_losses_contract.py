@@ -50,6 +50,22 @@ def test_tensor_subclasses(name):
     loss2,gs2 = grads(case, sub)
     assert loss2.equal(loss) and all(torch.equal(a, b.as_subclass(torch.Tensor)) for a,b in zip(gs, gs2))
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@each
+def test_cuda_without_waiting(name):
+    "The same value as on the CPU, and no synchronisation in the forward pass"
+    case,inputs = setup(name)
+    loss,_ = grads(case, inputs)
+    if isinstance(case.f, torch.nn.Module): case.f.cuda()
+    try:
+        inputs = {n:x.detach().cuda().requires_grad_(x.requires_grad) for n,x in inputs.items()}
+        torch.cuda.set_sync_debug_mode('error')
+        try: on_gpu = case(**inputs)
+        finally: torch.cuda.set_sync_debug_mode('default')
+        torch.testing.assert_close(on_gpu.cpu().detach(), loss)
+    finally:
+        if isinstance(case.f, torch.nn.Module): case.f.cpu()
+
 def compiled(name, backend):
     case,inputs = setup(name)
     loss,gs = grads(case, inputs)

@@ -8,7 +8,6 @@ __all__ = ['pose_head', 'PoseResNet2d']
 # %% ../../nbs/20_adapt.regda.ipynb #c0dc093f
 from torch import nn
 from ..layers import *
-from ..models import create_backbone
 from ..heads import *
 
 # %% ../../nbs/20_adapt.regda.ipynb #37d22593
@@ -32,7 +31,7 @@ class PoseResNet2d(MethodModel):
         finetune:bool=True, # Train the backbone at a tenth of the rate?
         num_head_layers:int=2 # Number of convolutions of each head
     ):
-        body = backbone if isinstance(backbone, nn.Module) else create_backbone(backbone).body
+        body = backbone if isinstance(backbone, nn.Module) else body_and_pool(backbone)[0]
         head,adv = (pose_head(feature_dim, num_keypoints, num_head_layers) for _ in range(2))
         if gl is None: gl = WarmStartGradientLayer(hi=.1)
         super().__init__(body, upsampling, head, adv=nn.Sequential(gl, adv))

@@ -28,6 +28,7 @@ def confusion_factors(
     keep:Tensor=None # Samples that count `(N,)` bool; all by default, and all if none is kept
 )->tuple: # `P` and `Q`, both `(N, C)`
     "Probabilities of each sample's classes, and of each class' samples: the confusion matrix is `P.T@Q`"
+    if logits.ndim!=2: raise ValueError(f"logits must be (N, C), but they are {tuple(logits.shape)}")
     logp = (logits/T).log_softmax(1)
     P = logp.exp()
     logw = (-entropy(P.detach())).exp().log1p()
@@ -44,7 +45,6 @@ class MinimumClassConfusionLoss(Module):
     def forward(self,
         logits:Tensor # Predictions on the target domain `(N, C)`, unnormalised
     )->Tensor:
-        check_logits(logits=logits)
         P,Q = confusion_factors(logits, self.temperature)
         return ((1-P)*Q).sum()/logits.shape[1]
 
@@ -61,7 +61,7 @@ class CCConsistency(Module):
         logits:Tensor, # Predictions on the weak view `(N, C)`, unnormalised
         logits_strong:Tensor # Predictions on the strong view `(N, C)`, unnormalised
     )->tuple: # Loss (scalar), share of the samples used
-        check_logits(logits=logits, logits_strong=logits_strong); check_same_shape(logits=logits, logits_strong=logits_strong)
+        check_same_shape(logits=logits, logits_strong=logits_strong)
         mask = pseudo_label(logits, self.thr, T=self.temperature, inclusive=True)[1]
         (Pw,Qw),(Ps,Qs) = (confusion_factors(o, self.temperature, mask.bool()) for o in (logits.detach(), logits_strong))
         ratio = reduce_loss(mask)

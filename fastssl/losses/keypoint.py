@@ -58,10 +58,9 @@ class JointsKLLoss(Module):
         target_weight:Tensor=None # Weight of each keypoint `(N, K)`
     )->Tensor:
         o,t = flat_maps(output, target)
-        t = t.clamp(min=0)+self.epsilon
-        total = t.sum(-1, keepdim=True)
-        q = torch.where(total>0, t/total, 0.)
-        loss = F.kl_div(o.log_softmax(-1), q, reduction='none').sum(-1)
+        t = (t+self.epsilon).clamp_(min=0)
+        t /= t.sum(-1, keepdim=True).clamp(min=torch.finfo(t.dtype).tiny)   # an empty map stays 0
+        loss = F.kl_div(o.log_softmax(-1), t, reduction='none').sum(-1)
         loss = weighted(loss, joint_weight(target_weight, loss), 'target_weight')
         return loss.mean(-1) if self.reduction=='none' else reduce_loss(loss, self.reduction)
 
