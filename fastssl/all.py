@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/99_all.ipynb #f06909a7
+# %% ../nbs/99_all.ipynb #d421f755
 from .core import *
 from .losses.semi import *
 from .losses.adapt import *
@@ -15,13 +15,24 @@ from .losses.keypoint import *
 from .losses.metric import *
 from .layers import *
 from .models import *
+from .heads import *
 from .augment import *
+from .loaders import *
+from .views import *
 from .data import *
 from .ema import *
 from .step import *
 from .digits import *
+from .semi.dst import *
 from .semi.fixmatch import *
+from .semi.flexmatch import *
+from .semi.self_tuning import *
+from .adapt.afn import *
+from .adapt.mcd import *
+from .adapt.mdd import *
+from .adapt.regda import *
 from .learner import *
 
-# %% ../nbs/99_all.ipynb #f3cddc1f
-__all__ = [o for o in dir() if not o.startswith('_')]
+# %% ../nbs/99_all.ipynb #4f9c52f6
+_general = 'Block','Classifier','CrossEntropyLoss','ImageClassifierHead'
+__all__ = [o for o in dir() if not o.startswith('_') and o not in _general]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['plain_float32', 'in_float32', 'check_reduction', 'check_positive', 'check_same_shape', 'check_logits', 'check_labels',
-           'weighted', 'reduce_loss', 'confident_label', 'pseudo_label', 'sharpen', 'soft_cross_entropy', 'last_writer',
+           'weighted', 'reduced', 'confident_label', 'pseudo_label', 'sharpen', 'soft_cross_entropy', 'last_writer',
            'sigmoid_warm_up', 'cosine_7_16_lr_factor', 'inverse_decay_lr', 'SchedCos716', 'SchedInverseDecay']
 
 # %% ../nbs/00_core.ipynb #b8eef3fd
@@ -101,7 +101,7 @@ def weighted(
         raise ValueError(f"`{name}` of shape {tuple(w.shape)} does not fit a loss of shape {tuple(loss.shape)}: give one value a sample, or the shape of the loss")
     return loss*w
 
-def reduce_loss(
+def reduced(
     loss:Tensor, # Loss of each element
     reduction:str='mean' # 'mean', 'sum' or 'none'
 )->Tensor:

@@ -9,7 +9,7 @@ __all__ = ['Views']
 import re
 from fastai.vision.all import *
 from .augment import strong_tfms
-from .loaders import batch_tfms
+from .loaders import batch_transforms
 
 # %% ../nbs/05_views.ipynb #86d1b0b9
 class Views:
@@ -55,4 +55,4 @@ class Views:
 @patch(as_prop=True)
 def views(self:DataLoaders)->Views: # Made of the transforms that the training loader has now
     "The views of these data"
-    return Views(batch_tfms(self.train), getattr(self.train, 'n_inp', 1), **getattr(vars(self).get('unlabeled'), 'views', {}))
+    return Views(batch_transforms(self.train), getattr(self.train, 'n_inp', 1), **getattr(vars(self).get('unlabeled'), 'views', {}))

@@ -19,7 +19,7 @@ def entropy(
 )->Tensor:
     "$-\\sum_c p_c\\log(p_c+10^{-5})$ of each row"
     check_logits(predictions=predictions)
-    return reduce_loss(-(predictions*(predictions+1e-5).log()).sum(1), check_reduction(reduction))
+    return reduced(-(predictions*(predictions+1e-5).log()).sum(1), check_reduction(reduction))
 
 # %% ../../nbs/01_losses.adapt.ipynb #95776a3f
 def confusion_factors(
@@ -64,7 +64,7 @@ class CCConsistency(Module):
         check_same_shape(logits=logits, logits_strong=logits_strong)
         mask = pseudo_label(logits, self.thr, T=self.temperature, inclusive=True)[1]
         (Pw,Qw),(Ps,Qs) = (confusion_factors(o, self.temperature, mask.bool()) for o in (logits.detach(), logits_strong))
-        ratio = reduce_loss(mask)
+        ratio = reduced(mask)
         return (Pw.T@Qw-Ps.T@Qs).square().sum()/logits.shape[1]*ratio, ratio
 
 # %% ../../nbs/01_losses.adapt.ipynb #4ada9a73
@@ -79,4 +79,4 @@ class AdaptiveFeatureNorm(Module):
         f:Tensor # Features `(N, F)`
     )->Tensor:
         norm = f.norm(dim=1)
-        return reduce_loss((norm-norm.detach()-self.delta).square())   # in this order Δ survives beside a large norm
+        return reduced((norm-norm.detach()-self.delta).square())   # in this order Δ survives beside a large norm

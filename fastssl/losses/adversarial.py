@@ -22,7 +22,7 @@ def classifier_discrepancy(
 )->Tensor:
     "Mean absolute difference of two heads' probabilities"
     check_same_shape(predictions1=predictions1, predictions2=predictions2)
-    return reduce_loss((predictions1-predictions2).abs())
+    return reduced((predictions1-predictions2).abs())
 
 @in_float32
 def mcd_entropy(
@@ -63,7 +63,7 @@ class MarginDisparityDiscrepancy(Module):
         source = weighted(self.source_disparity(y_s, y_s_adv), w_s, 'w_s')
         target = weighted(self.target_disparity(y_t, y_t_adv), w_t, 'w_t')
         if self.reduction=='none': check_same_shape(source_disparity=source, target_disparity=target)
-        return torch.sub(reduce_loss(target, self.reduction), reduce_loss(source, self.reduction), alpha=self.margin)
+        return torch.sub(reduced(target, self.reduction), reduced(source, self.reduction), alpha=self.margin)
 
 # %% ../../nbs/01_losses.adversarial.ipynb #9d24dfe0
 def source_disparity(

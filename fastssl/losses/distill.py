@@ -24,7 +24,7 @@ def distillation_kl(
     "KL divergence of the student's distribution from the teacher's, at temperature `T`"
     check_same_shape(y_student=y_student, y_teacher=y_teacher); check_positive(T, 'T'); check_reduction(reduction, 'batchmean')
     kl = F.kl_div((y_student/T).log_softmax(-1), (y_teacher.detach()/T).log_softmax(-1), reduction='none', log_target=True)
-    return reduce_loss(kl, 'sum')/max(len(kl), 1) if reduction=='batchmean' else reduce_loss(kl, reduction)
+    return reduced(kl, 'sum')/max(len(kl), 1) if reduction=='batchmean' else reduced(kl, reduction)
 
 class LogitsLoss(Module):
     "What a loss on logits tells a `Learner` about predictions"
@@ -53,7 +53,7 @@ class CrossEntropyLossSoft(LogitsLoss):
     )->Tensor:
         if not labels.is_floating_point(): raise ValueError('`labels` must be logits like `y`; for integer labels use `nn.CrossEntropyLoss`')
         check_logits(y=y, labels=labels); check_same_shape(y=y, labels=labels)
-        return reduce_loss(soft_cross_entropy(y, labels.detach().softmax(1)))
+        return reduced(soft_cross_entropy(y, labels.detach().softmax(1)))
 
 CrossEntropyLoss = CrossEntropyLossSoft
 
@@ -74,4 +74,4 @@ class CrossEntropyLossLabelSmooth(LogitsLoss):
     )->Tensor:
         check_logits(self.num_classes, y=y); check_labels(labels, self.num_classes)
         logp = y.log_softmax(1)
-        return torch.lerp(F.nll_loss(logp, labels, reduction=self.reduction), reduce_loss(-logp.mean(1), self.reduction), self.epsilon)
+        return torch.lerp(F.nll_loss(logp, labels, reduction=self.reduction), reduced(-logp.mean(1), self.reduction), self.epsilon)

@@ -39,7 +39,7 @@ class JointsMSELoss(Module):
         o,t = flat_maps(output, target)
         loss = (o-t).square()/2
         loss = loss.sum(-1) if self.reduction=='sum' else loss.mean(-1)
-        return reduce_loss(weighted(loss, joint_weight(target_weight, loss), 'target_weight'), self.reduction)
+        return reduced(weighted(loss, joint_weight(target_weight, loss), 'target_weight'), self.reduction)
 
 class JointsKLLoss(Module):
     "KL divergence of heatmaps read as distributions over pixels"
@@ -62,7 +62,7 @@ class JointsKLLoss(Module):
         t /= t.sum(-1, keepdim=True).clamp(min=torch.finfo(t.dtype).tiny)   # an empty map stays 0
         loss = F.kl_div(o.log_softmax(-1), t, reduction='none').sum(-1)
         loss = weighted(loss, joint_weight(target_weight, loss), 'target_weight')
-        return loss.mean(-1) if self.reduction=='none' else reduce_loss(loss, self.reduction)
+        return loss.mean(-1) if self.reduction=='none' else reduced(loss, self.reduction)
 
 # %% ../../nbs/01_losses.keypoint.ipynb #68382b11
 @torch.no_grad()

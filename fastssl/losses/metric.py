@@ -52,7 +52,7 @@ class TripletLoss(Module):
         labels:Tensor # Identities `(N,)`
     )->Tensor:
         f,pos,neg,ok = self.pairs(f, labels)
-        return reduce_loss((row_distance(f, f[pos])-row_distance(f, f[neg])+self.margin).relu()*ok)
+        return reduced((row_distance(f, f[pos])-row_distance(f, f[neg])+self.margin).relu()*ok)
 
 class SoftTripletLoss(TripletLoss):
     "Triplet loss by a softmax over the two distances, with a given target or a teacher's"
@@ -78,4 +78,4 @@ class SoftTripletLoss(TripletLoss):
         else:
             l = distances.log_softmax(1)
             loss = -self.margin*l[:,0]-(1-self.margin)*l[:,1]
-        return reduce_loss(loss*ok)
+        return reduced(loss*ok)

@@ -21,7 +21,7 @@ def masked_cross_entropy(
     mask:Tensor # Weight of each sample `(N,)`, usually 0 or 1
 )->Tensor:
     "Cross-entropy averaged over all samples, those of weight 0 included"
-    return reduce_loss(F.cross_entropy(y, labels, reduction='none')*mask)
+    return reduced(F.cross_entropy(y, labels, reduction='none')*mask)
 
 class ConfidenceBasedSelfTrainingLoss(Module):
     "Cross-entropy against one's own confident predictions"
@@ -62,7 +62,7 @@ class ConsistencyLoss(Module):
         mask=1. # Weight of each sample `(N,)`
     )->Tensor:
         check_same_shape(p1=p1, p2=p2)
-        return reduce_loss(weighted(self.distance_measure(p1, p2), mask, 'mask'), self.reduction)
+        return reduced(weighted(self.distance_measure(p1, p2), mask, 'mask'), self.reduction)
 
 class L2ConsistencyLoss(ConsistencyLoss):
     "Squared distance of two predictions, summed over the classes"
@@ -118,8 +118,8 @@ def fixmatch_consistency_loss(
     check_positive(T, 'T')
     labels,mask,_ = pseudo_label(logits_w, p_cutoff, inclusive=True)
     if use_hard_labels: loss = masked_cross_entropy(logits_s, labels, mask)
-    else: loss = reduce_loss(soft_cross_entropy(logits_s, (logits_w.detach()/T).softmax(1))*mask)
-    return loss, reduce_loss(mask)
+    else: loss = reduced(soft_cross_entropy(logits_s, (logits_w.detach()/T).softmax(1))*mask)
+    return loss, reduced(mask)
 
 # %% ../../nbs/01_losses.semi.ipynb #3541a948
 defixmatch_modes = ('defixmatch', 'fixmatch', 'fixmatch_original', 'complete_case')
