@@ -382,7 +382,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'fastssl.models.MultiHead.strip': ('models.html#multihead.strip', 'fastssl/models.py'),
                                 'fastssl.models.create_backbone': ('models.html#create_backbone', 'fastssl/models.py'),
                                 'fastssl.models.feature_shape': ('models.html#feature_shape', 'fastssl/models.py'),
-                                'fastssl.models.split_body': ('models.html#split_body', 'fastssl/models.py'),
                                 'fastssl.models.split_classifier': ('models.html#split_classifier', 'fastssl/models.py')},
             'fastssl.semi.dst': { 'fastssl.semi.dst.DSTImageClassifier': ('semi.dst.html#dstimageclassifier', 'fastssl/semi/dst.py'),
                                   'fastssl.semi.dst.DSTImageClassifier.__init__': ( 'semi.dst.html#dstimageclassifier.__init__',

@@ -56,9 +56,9 @@ class SSLBatch:
         me = weakref.proxy(self)                  # no cycle: a batch must go at once, not when the garbage collector comes round
         self.x = Sides(lambda side, view: me._draw(side, view))
         self.x.l.weak = detuplify(_plain(xb))
-        for n in hub.outs[1:]: setattr(self, n, Sides(self._missing))
-        self.out = {'logits':Sides(self._missing), **{n:getattr(self, n) for n in hub.outs[1:]}}
-        self.u,self.l = self.out['logits'].u,self.out['logits'].l
+        self.out = {n:Sides(self._missing) for n in hub.outs}
+        for n,o in self.out.items(): setattr(self, n, o)
+        self.u,self.l = self.logits.u,self.logits.l
 
     def _draw(self, side, view): return detuplify(_plain(self.hub.draw(view, self.raw[side])))
     @staticmethod
@@ -81,14 +81,14 @@ class SSLBatch:
         return parts[0] if len(parts)==1 else tuple(map(torch.cat, zip(*parts)))
     def split(self,
         rows:list, # As in `join`
-        out # What the model made of it: logits, or a tuple that begins with them
+        out # What the model made of it: logits, or a tuple in the order of its `out_names`
     )->Tensor: # Logits of the first part, as the model returned them
         "Give each view its rows of each output"
         outs = tuple(out) if isinstance(out, (tuple,list)) else (out,)
         if len(self.hub.outs)>len(outs): raise ValueError(f'the model returned {len(outs)} outputs while training, but its out_names are {self.hub.outs}')
         for n,o in zip(self.hub.outs, outs):
             for (s,v),p in zip(rows, o.split(self.sizes)): setattr(getattr(self.out[n], s), v, plain_float32(p))
-        return outs[0][:self.sizes[0]]
+        return outs[self.hub.outs.index('logits')][:self.sizes[0]]
 
     def run(self,
         net:nn.Module, # Any network

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['FixMatchCallback']
 
-# %% ../../nbs/10_semi.fixmatch.ipynb #838443a3
+# %% ../../nbs/10_semi.fixmatch.ipynb #4a0fc768
 from fastai.basics import *
 from ..core import check_positive, pseudo_label
 from ..losses.semi import fixmatch_consistency_loss
 from ..step import SSLCallback
 
-# %% ../../nbs/10_semi.fixmatch.ipynb #c06deaa8
+# %% ../../nbs/10_semi.fixmatch.ipynb #831024b2
 class FixMatchCallback(SSLCallback):
     "Cross-entropy of the strong view against confident predictions of the weak view ([FixMatch](https://arxiv.org/abs/2001.07685))"
     views = 'weak','strong'
