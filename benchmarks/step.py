@@ -1,0 +1,81 @@
+"""What a fit step with `FixMatchCallback` costs beside a hand-written PyTorch loop of the same work, and what its parts cost.
+
+`python benchmarks/step.py` prints medians of paired repetitions in one process, on one thread. The hand-written loop draws the same batches by `index_select`, makes the same views, and runs the same
+forward pass, loss and optimiser step; it has no progress bar, no metrics, no schedule."""
+import tempfile, warnings
+warnings.filterwarnings('ignore')
+from statistics import median
+import timm
+from fastcore.script import call_parse
+from fastai.vision.all import *
+from fastssl.all import *
+
+def paired(fs, reps):
+    "Median milliseconds of each function of `fs`, called in turn `reps` times"
+    times = {k:[] for k in fs}
+    for i in range(reps+1):
+        for k,f in fs.items():
+            start = time.perf_counter()
+            f()
+            if i: times[k].append(1e3*(time.perf_counter()-start))       # the first round warms up
+    return {k:median(v) for k,v in times.items()}
+
+def row(what, ours, other, unit='ms'): print(f'{what:<58}{ours:>10.3f}{other:>10.3f}{ours/other:>8.2f}', flush=True)
+
+def fit_step(name, net, steps, reps):
+    "A step of `Learner.fit` against the loop"
+    dls = digits_dls(n_steps=steps)
+    learn = Learner(dls, net, loss_func=CrossEntropyLossFlat(), cbs=FixMatchCallback(), opt_func=partial(OptimWrapper, opt=torch.optim.SGD))
+    pool,views,raw = dls.unlabeled,dls.views,dls.unlabeled.labeled_rows
+    mine = deepcopy(net).train()
+    opt = torch.optim.SGD(mine.parameters(), lr=1e-3)
+    plain = lambda t: t.as_subclass(Tensor)
+    def loop():
+        for _ in range(steps):
+            i,j = torch.randperm(40),torch.randint(pool.n, (pool.bs,))
+            x,y,u = raw[0].index_select(0, i),plain(raw[1].index_select(0, i)),(pool.tensors[0].index_select(0, j),)
+            xs = [plain(views('weak', (x,))[0]), plain(views('weak', u)[0]), plain(views('strong', u)[0])]
+            l,w,s = mine(torch.cat(xs)).split([len(o) for o in xs])
+            c,t = w.detach().softmax(1).max(1)
+            loss = F.cross_entropy(l, y)+(F.cross_entropy(s, t, reduction='none')*(c>=.95)).mean()
+            loss.backward(); opt.step(); opt.zero_grad()
+    def fit():
+        learn.dls.valid.n = 1                                            # validation is not part of the comparison
+        with quiet(learn): learn.fit(1, 1e-3)
+    t = paired(dict(ours=fit, loop=loop), reps)
+    row(f'fit step, {name}', t['ours']/steps, t['loop']/steps)
+
+def ema(net, reps):
+    t = EMATeacher(net, .999, buffers='copy')
+    slow = deepcopy(net)
+    @torch.no_grad()
+    def loop():
+        for a,b in zip(slow.parameters(), net.parameters()): a.data.mul_(.999).add_(b.data, alpha=.001)
+        for a,b in zip(slow.buffers(), net.buffers()): a.copy_(b)
+    r = paired(dict(ours=t.update, loop=loop), reps)
+    row(f'EMA update, {len(list(net.parameters()))} tensors, against a loop over parameters', r['ours'], r['loop'])
+
+def loaders(reps):
+    "A batch of 448 images of 32 px: in memory, and from PNG files"
+    X = np.random.default_rng(0).integers(0, 256, (2000,32,32,3), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as d:
+        for i,x in enumerate(X): Image.fromarray(x).save(f'{d}/{i}.png')
+        files = get_image_files(d)
+        mk = lambda **kw: DataBlock((ImageBlock, CategoryBlock(vocab=[0,1])), get_y=lambda f: int(f.stem)%2).dataloaders(files[:100], bs=64, num_workers=0).add_unlabeled(files, bs=448, **kw).unlabeled.forever()
+        a,b = mk(in_memory=True),mk()
+        t = paired(dict(ours=lambda: next(a), files=lambda: next(b)), reps)
+    row('batch of 448 images, 32 px: in memory, against files', t['ours'], t['files'])
+
+@call_parse
+def main(
+    steps:int=30, # Steps of one repetition
+    reps:int=7 # Repetitions
+):
+    torch.set_num_threads(1)
+    print(f'{"":<58}{"fastssl":>10}{"other":>10}{"ratio":>8}\n{"milliseconds":<58}')
+    set_seed(0)
+    fit_step('tiny: linear', nn.Sequential(nn.Flatten(), nn.Linear(64,10)), steps, reps)
+    fit_step('small CNN', tiny_cnn(), steps, reps)
+    ema(tiny_cnn(), 20*reps)
+    ema(timm.create_model('resnet18', num_classes=10), 5*reps)
+    loaders(reps)
