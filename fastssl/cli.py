@@ -7,8 +7,8 @@ __all__ = ['demo_methods', 'digits_learner', 'digits_accuracy', 'digits_demo', '
 
 # %% ../nbs/50_cli.ipynb #889147b6
 import warnings
+warnings.filterwarnings('ignore', category=FutureWarning, module='torch')   # of libraries among themselves, nothing that a user of the command can do
 from fastcore.script import call_parse
-from fastprogress.fastprogress import progress_bar
 from fastai.vision.all import *
 from .digits import digits_dls, digits_data, quiet, tiny_cnn
 from .learner import ssl_learner
@@ -46,7 +46,8 @@ def _label_spreading(dls):
     flat = lambda xs: np.stack([np.asarray(x).ravel()/255. for x in xs])
     items = lambda ds: (flat(o[0] for o in ds.items), np.array([o[1] for o in ds.items]))
     (xl,yl),(xv,yv),xu = items(dls.train_ds),items(dls.valid_ds),flat(dls.unlabeled.items)
-    fit = LabelSpreading(kernel='knn', n_neighbors=7).fit(np.concatenate([xl,xu]), np.concatenate([yl, np.full(len(xu), -1)]))
+    with np.errstate(invalid='ignore'):     # an item that no label reaches has none
+        fit = LabelSpreading(kernel='knn', n_neighbors=7).fit(np.concatenate([xl,xu]), np.concatenate([yl, np.full(len(xu), -1)]))
     return 100*float((fit.predict(xv)==yv).mean())
 
 # %% ../nbs/50_cli.ipynb #4ae4bc2b
@@ -76,5 +77,4 @@ def fastssl_train(
     labels:int=4 # Labels a class
 ):
     "Semi-supervised training: on scikit-learn's digits, beside the methods that one would use without it"
-    warnings.filterwarnings('ignore', category=FutureWarning)
     digits_demo(range(seeds), steps, labels)
