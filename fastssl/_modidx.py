@@ -389,6 +389,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'fastssl/report.py'),
                                 'fastssl.report.Recorder.plot_ssl': ('report.html#recorder.plot_ssl', 'fastssl/report.py'),
                                 'fastssl.report.SSLRecorder': ('report.html#sslrecorder', 'fastssl/report.py'),
+                                'fastssl.report.SSLRecorder.__call__': ('report.html#sslrecorder.__call__', 'fastssl/report.py'),
                                 'fastssl.report.SSLRecorder._mean': ('report.html#sslrecorder._mean', 'fastssl/report.py'),
                                 'fastssl.report.SSLRecorder.after_validate': ( 'report.html#sslrecorder.after_validate',
                                                                                'fastssl/report.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SSLRecorder', 'reliability_bins', 'expected_calibration_error', 'plot_reliability', 'plot_class_balance']
 
-# %% ../nbs/41_report.ipynb #ba8429c9
+# %% ../nbs/41_report.ipynb #ecd14bd2
 import pandas as pd
 from fastai.vision.all import *
 from .data import hidden_labels, pool_dataset
@@ -14,11 +14,13 @@ from .loaders import RowsDL, UnlabeledDL, batch_transforms
 from .step import SSLCallback
 from .views import Views
 
-# %% ../nbs/41_report.ipynb #dd230847
+# %% ../nbs/41_report.ipynb #7a5b1839
 class SSLRecorder(Callback):
     "Columns of fastai's table: the mean over the epoch of each method's loss and of what it names in `logs`"
     order,remove_on_fetch = Recorder.order+1,True   # Recorder has made its row, `CSVLogger`, `SaveModelCallback` and the table have not read it
     names = ()
+    def __call__(self, event):
+        if hasattr(type(self), event): super().__call__(event)   # a step has none of its events, and must not pay for a search through learner and model
     def before_fit(self):
         self.names,pool = L(),vars(self.dls).get('unlabeled')
         if not in_fit(self.learn) or not hasattr(self.learn, 'recorder'): return
@@ -40,7 +42,7 @@ class SSLRecorder(Callback):
 
 SSLCallback.company['columns'] = SSLRecorder
 
-# %% ../nbs/41_report.ipynb #5cffe258
+# %% ../nbs/41_report.ipynb #c766a61d
 def _label_axes(ax, title, xlabel=None, ylim=None):
     ax.set_title(title, fontsize=10); ax.set_xlabel(xlabel, fontsize=9); ax.tick_params(labelsize=8)
     ax.spines[['top','right']].set_visible(False); ax.grid(alpha=.25)
@@ -68,7 +70,7 @@ def plot_ssl(self:Recorder,
     axs[0,0].legend(fontsize=8, frameon=False)
     return axs[0]
 
-# %% ../nbs/41_report.ipynb #d482d873
+# %% ../nbs/41_report.ipynb #14f7e609
 class _Whole(Transform):
     "A function of a whole batch as its only transform"
     def __init__(self, fn): self.fn = fn
@@ -140,7 +142,7 @@ def pseudo_labels(self:Learner,
     pool,truth = _pool(self.dls, items, labels)
     return _frame(self, pool, truth, range(pool.n), threshold, view)
 
-# %% ../nbs/41_report.ipynb #cac37f74
+# %% ../nbs/41_report.ipynb #e3bef230
 _orders = dict(random=None, confident=('confidence',False), unsure=('confidence',True), wrong=(['correct','confidence'],[True,False]))
 
 @patch
@@ -180,7 +182,7 @@ def show_pseudo_labels(self:Learner,
         group[0].set_title(f'{o.label}' if pd.isna(right) or right else f'{o.label} (is {o.truth})', color=color, loc='left', fontsize=10)
         group[-1].set_title(f'{o.confidence:.2f}', color='black' if getattr(o, 'kept', True) else '.6', loc='right', fontsize=10)
 
-# %% ../nbs/41_report.ipynb #b1578bb5
+# %% ../nbs/41_report.ipynb #9c6d0417
 def reliability_bins(
     conf, # Confidences, in [0, 1]
     correct, # Was it right? one for each
@@ -203,7 +205,7 @@ def expected_calibration_error(
     count,c,a = reliability_bins(conf, correct, n_bins)
     return float(np.nansum(count*abs(c-a))/count.sum())
 
-# %% ../nbs/41_report.ipynb #1d67185e
+# %% ../nbs/41_report.ipynb #1edc166e
 def plot_reliability(
     pseudo:pd.DataFrame, # From `learn.pseudo_labels`, with hidden labels
     n_bins:int=15, # Bins of equal width
@@ -228,7 +230,7 @@ def plot_reliability(
     below.set_ylabel('count')
     return ax
 
-# %% ../nbs/41_report.ipynb #fd2c2abe
+# %% ../nbs/41_report.ipynb #5a14eae4
 def _label_codes(dls):
     "Codes of the labels of the training set"
     rows,ds = getattr(vars(dls).get('unlabeled'), 'labeled_rows', None),dls.train.dataset
