@@ -32,6 +32,7 @@ from .adapt.mcd import *
 from .adapt.mdd import *
 from .adapt.regda import *
 from .learner import *
+from .report import *
 
 # %% ../nbs/99_all.ipynb #4f9c52f6
 _general = 'Block','Classifier','CrossEntropyLoss','ImageClassifierHead'

@@ -116,6 +116,8 @@ class SSLCallback(Callback):
     sup_loss = None     # def sup_loss(self, b): in place of the learner's loss; one method at most
     unsup_loss = None   # def unsup_loss(self, b): the method
     steps = None        # reserved for further optimiser steps in a batch
+    logs = ()           # names given to `log` whose mean over an epoch is a column of the table, as the loss is
+    company = {}        # further callbacks that come with the first method and leave with the last: name → class; later rooms add theirs
     ready = False
 
     def heads(self,
@@ -132,7 +134,7 @@ class SSLCallback(Callback):
     @property
     def n_pool(self)->int: return vars(self.dls)['unlabeled'].n
     def log(self,
-        name:str, # As in the table and in `learn.recorder.ssl`
+        name:str, # As in `learn.recorder.ssl`, and in the table if `logs` has it
         value # A number or a scalar tensor, which stays where it is until it is shown
     ):
         "Record a value of this step"
@@ -171,8 +173,9 @@ class SSLCallback(Callback):
         old = self.learn
         super().__setattr__(k, v)
         if v is not None and not v._grab_cbs(UnlabeledBatch): v.add_cb(UnlabeledBatch(auto=True))
+        if v is not None: v.add_cbs(c() for c in SSLCallback.company.values() if not v._grab_cbs(c))
         if v is None and old is not None and not [c for c in old._grab_cbs(SSLCallback) if c is not self]:
-            old.remove_cbs([c for c in old._grab_cbs(UnlabeledBatch) if c.auto])
+            old.remove_cbs([c for c in old._grab_cbs(UnlabeledBatch) if c.auto]+[c for c in old.cbs if type(c) in SSLCallback.company.values()])
 
 # %% ../nbs/08_step.ipynb #e8e92ff0
 def check_methods(

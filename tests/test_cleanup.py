@@ -66,8 +66,8 @@ def test_the_step_comes_and_goes_with_the_methods():
     before = names()
     a,b = Consistent(),Entropy()
     learn.add_cbs([a, b])
-    assert names()==[*before, 'UnlabeledBatch', 'Consistent', 'Entropy']
-    learn.remove_cb(a); assert names()==[*before, 'UnlabeledBatch', 'Entropy']
+    assert names()==[*before, 'UnlabeledBatch', 'SSLRecorder', 'Consistent', 'Entropy']
+    learn.remove_cb(a); assert names()==[*before, 'UnlabeledBatch', 'SSLRecorder', 'Entropy']
     learn.remove_cb(Entropy); assert names()==before
     learn.add_cbs([UnlabeledBatch('separate'), a]); learn.remove_cb(a)
     assert names()==[*before, 'UnlabeledBatch']                             # one that was given stays

@@ -15,6 +15,7 @@ from ..step import SSLCallback
 class FixMatchCallback(SSLCallback):
     "Cross-entropy of the strong view against confident predictions of the weak view ([FixMatch](https://arxiv.org/abs/2001.07685))"
     views = 'weak','strong'
+    logs = 'kept','pseudo_acc'
     def __init__(self,
         threshold:float=.95, # Least confidence of a pseudo-label, in (0, 1]
         weight=1., # Of the unlabelled loss: a number, or a function of the share of training done
