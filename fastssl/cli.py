@@ -48,7 +48,8 @@ def _label_spreading(dls):
     (xl,yl),(xv,yv),xu = items(dls.train_ds),items(dls.valid_ds),flat(dls.unlabeled.items)
     with np.errstate(invalid='ignore'):     # an item that no label reaches has none
         fit = LabelSpreading(kernel='knn', n_neighbors=7).fit(np.concatenate([xl,xu]), np.concatenate([yl, np.full(len(xu), -1)]))
-    return 100*float((fit.predict(xv)==yv).mean())
+        pred = fit.predict(xv)
+    return 100*float((pred==yv).mean())
 
 # %% ../nbs/50_cli.ipynb #4ae4bc2b
 def digits_demo(

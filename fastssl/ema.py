@@ -46,8 +46,7 @@ class EMATeacher(nn.Module):
     def _follow(self, model):
         "Pair the tensors with those of `model`, once: an update then is a few calls for all of them"
         self.__dict__['student'] = model                # no submodule: the teacher's state is its own
-        pairs = lambda ts,ss: (list(ts), [s.detach() for s in ss])
-        self.__dict__['weights'] = pairs(self.model.parameters(), model.parameters())
+        self.__dict__['weights'] = list(self.model.parameters()),list(model.parameters())     # the parameters themselves: they outlive what `.to` makes of their data
         stats,rest,norms = {},[],{}
         for t,s in zip(self.model.modules(), model.modules()):
             for (k,a),b in zip(t.named_buffers(recurse=False), s.buffers(recurse=False)):
@@ -55,6 +54,10 @@ class EMATeacher(nn.Module):
                 else: rest.append((a,b))
         self.__dict__['stats'] = {m:tuple(map(list, zip(*ps))) for m,ps in stats.items()}
         self.__dict__['rest'] = tuple(map(list, zip(*rest))) or ([],[])
+        self.__dict__['keys'] = self._keys()
+    def _keys(self):
+        "`.to`, `.double` … replace all buffers, `load_state_dict(assign=True)` all parameters: the first of each tells"
+        return [id(next(it, None)) for m in (self.model, self.student) for it in (m.parameters(), m.buffers())]
 
     @torch.no_grad()
     def update(self,
@@ -63,6 +66,7 @@ class EMATeacher(nn.Module):
         "Move the weights towards the student's"
         if model is not None and model is not self.student: self._follow(model)
         if self.student is None: raise ValueError('the teacher was unpickled without its student: update(model)')
+        if self._keys()!=self.keys: self._follow(self.student)
         a = ema_decay(self.n, self.alpha, self.warmup)
         self.n += 1
         if self.weights[0]: torch._foreach_lerp_(*self.weights, 1-a)
@@ -73,11 +77,11 @@ class EMATeacher(nn.Module):
 
     def get_extra_state(self): return dict(alpha=self.alpha, n=self.n)
     def set_extra_state(self, state): self.alpha,self.n = state['alpha'],state['n']
-    def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k not in ('student','weights','stats','rest')}
+    def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k not in ('student','weights','stats','rest','keys')}
     def __deepcopy__(self, memo):
         new = EMATeacher(self.model, self.alpha, self.warmup, self.buffer_mode)
         new.n = self.n
-        if self.student is not None: new._follow(self.student)
+        if self.student is not None: new._follow(memo.get(id(self.student), self.student))
         return new
 
 # %% ../nbs/07_ema.ipynb #3a13e597
@@ -116,25 +120,29 @@ class EMACallback(Callback):
         store_attr()
 
     # ------ when
-    def before_fit(self): self.run = not hasattr(self.learn, 'lr_finder')
+    @property
+    def aside(self): return hasattr(self.learn, 'lr_finder')
     def before_train(self):
+        if self.aside: return
         self.raw_in()
         if self.teacher is None or self.teacher.student is not self.model: self.teacher = EMATeacher(self.model, self.decay, self.warmup, self.buffers)
     def before_batch(self):
-        if self.raw is not None: self.before_train()  # a step never starts from averaged weights
+        if self.raw is not None and not self.aside: self.before_train()  # a step never starts from averaged weights
     def before_step(self): self.stepping = True       # not reached when an earlier callback cancels the step
     def after_batch(self):
-        if self.stepping: self.teacher.update()
+        if self.stepping and not self.aside: self.teacher.update()
         self.stepping = False
     def before_validate(self):
-        if not in_fit(self.learn): return
+        if not in_fit(self.learn) or self.aside: return
         self.ema_in()
         self.learn.dl = _Guarded(self.dl, self.raw_in)
     def after_cancel_validate(self):
-        if in_fit(self.learn): self.ema_in()
+        if in_fit(self.learn) and not self.aside: self.ema_in()
     def after_fit(self): self.after_cancel_validate()
     def __setattr__(self, k, v):
-        if k=='learn' and v is None and self.learn is not None: self.raw_in()
+        if k=='learn' and v is None and self.learn is not None and self.raw is not None:
+            self.raw_in()
+            print('EMACallback leaves: learn.model has its raw weights again. To keep the average, give the callback to the learner, not to fit.')
         super().__setattr__(k, v)
 
     # ------ what
@@ -156,6 +164,10 @@ class EMACallback(Callback):
         else: self.teacher = None
         self.raw = None
 
+    def __deepcopy__(self, memo):
+        new = memo[id(self)] = type(self).__new__(type(self))
+        new.__dict__.update({k:deepcopy(v, memo) for k,v in vars(self).items()})
+        return new
     def state_dict(self): return dict(teacher=self.teacher and self.teacher.state_dict(), raw=self.raw and [t.clone() for t in self.raw])
     def load_state_dict(self,
         state:dict # From `state_dict`

@@ -11,11 +11,13 @@ from fastai.vision.all import *
 from fastai.data.load import chunked
 
 # %% ../nbs/04_loaders.ipynb #f636f997
+def _reads_table(f): return type(f).__name__=='ReadTabBatch'    # fastai.tabular need not be imported to know it
+
 def batch_transforms(
     dl:DataLoader # A training loader
 )->list: # Transforms, without the one that turns a piece of a table into tensors (that is done once, by `rows_in_memory`)
     "The batch transforms of `dl`"
-    return [f for f in getattr(dl.after_batch, 'fs', ()) if type(f).__name__!='ReadTabBatch']
+    return [f for f in getattr(dl.after_batch, 'fs', ()) if not _reads_table(f)]
 
 def rows_in_memory(
     dl:DataLoader, # The loader of a training set; its item transforms must make items of one shape
@@ -23,7 +25,7 @@ def rows_in_memory(
 )->tuple: # One tensor for each part of an item, all items in order
     "All rows of `dl`'s dataset, decoded once with the item transforms of *validation* (a random crop becomes the centre crop)"
     ds = dl.dataset if dataset is None else dataset
-    if hasattr(ds, 'cats'): return first(f for f in dl.after_batch.fs if type(f).__name__=='ReadTabBatch').encodes(ds)
+    if hasattr(ds, 'cats'): return first(filter(_reads_table, dl.after_batch.fs)).encodes(ds)
     reader = DataLoader.new(dl, ds, cls=TfmdDL, do_setup=False, shuffle=False, drop_last=False, after_batch=None, get_idxs=lambda: range_of(ds))
     with ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext():
         try: parts = list(zip(*reader))
@@ -44,6 +46,8 @@ class RowsDL(TfmdDL):
         if self.tensors is not None: self.tensors = to_device(self.tensors, device)
 
 # %% ../nbs/04_loaders.ipynb #eb6de285
+def _mixed(seed, k): return int(np.random.SeedSequence([seed, k]).generate_state(1)[0])   # seed+k would make pass 1 of seed 0 pass 0 of seed 1
+
 class UnlabeledDL(RowsDL):
     "The pool as a stream of full batches `(*inputs, index)`, reshuffled at each pass"
     pos,seed,n_steps,views = 0,0,1,{}
@@ -71,7 +75,7 @@ class UnlabeledDL(RowsDL):
     )->Tensor: # A permutation of the pool's indices, the same each time; or what `set_order`'s function returns
         "Order of pass `k`"
         if self.order_fn is not None: return torch.as_tensor(self.order_fn(k))
-        return torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed+k))
+        return torch.randperm(self.n, generator=torch.Generator().manual_seed(_mixed(self.seed, k)))
     def set_order(self,
         fn # Pass number → indices, of any length ≥ 1 but always the same; None for random permutations
     ):
@@ -83,7 +87,7 @@ class UnlabeledDL(RowsDL):
         n:int # Number of rows
     )->list: # Indices
         "Rows `start` … `start+n` of the stream"
-        k,skip = divmod(start, len(self.pass_order(0)))
+        k,skip = divmod(start, self.n if self.order_fn is None else len(self.pass_order(0)))
         rows = []
         while len(rows)<skip+n:
             rows += self.pass_order(k).tolist()

@@ -21,13 +21,16 @@ class Views:
     ):
         default = dict(weak=[], **(dict(strong='fixmatch') if any(isinstance(f, IntToFloatTensor) for f in tfms) else {}))
         self.added = merge(default, {k:v for k,v in added.items() if v is not None})
+        for k,v in self.added.items():
+            if isinstance(v, str): strong_tfms(v)              # says if there is no such preset
+            elif not callable(v) and not (is_listy(v) and all(map(callable, v))): raise TypeError(f"{k}={v!r} is no option, and no view either: a view is made by transforms, a preset's name, or a function of the inputs")
         self.tfms,self.n_inp,self.made = tfms,n_inp,{}
 
     @staticmethod
     def kind(name): return re.sub(r'\d+$', '', name)
     def check(self,
         name:str, # As a method writes it: 'weak', 'strong2' …
-        who='' # Who asks, for the message
+        who='views' # Who asks, for the message
     ):
         "Raises `ValueError`, with the way out, if there is no such view"
         k = self.kind(name)
@@ -42,6 +45,8 @@ class Views:
         k = self.kind(name)
         xb = tuple(raw[:self.n_inp])
         if k=='raw': return xb
+        self.check(name)
+        xb = tuple(x if x.dtype==torch.uint8 else x.clone() for x in xb)    # transforms may work in place, and the next view starts from `raw` too
         if k not in self.made: self.made[k] = self._make(self.added[k])
         pipe,fn = self.made[k]
         return tuplify(fn(*pipe(xb)))

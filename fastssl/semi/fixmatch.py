@@ -30,5 +30,5 @@ class FixMatchCallback(SSLCallback):
     def unsup_loss(self, b):
         loss,kept = fixmatch_consistency_loss(b.u.weak, b.u.strong, self.temperature, self.threshold, self.hard)
         self.log('kept', kept)
-        self.log_pseudo_labels(b, *pseudo_label(b.u.weak, self.threshold, inclusive=True)[:2])
+        if b.truth is not None: self.log_pseudo_labels(b, *pseudo_label(b.u.weak, self.threshold, inclusive=True)[:2])
         return loss
