@@ -6,18 +6,23 @@ class Stop(Callback):
     order = 100
     def __init__(self, where, exc): store_attr()
     def after_batch(self):
-        if self.where==('train' if self.training else 'valid') and self.iter==1: raise self.exc('stop')
+        if self.where==('train' if self.training else 'valid') and self.epoch==1 and self.iter==1: raise self.exc('stop')
 
 def files():
     "What the files of this process are, by name"
     return sorted(os.path.realpath(f'/proc/self/fd/{f}') for f in os.listdir('/proc/self/fd') if os.path.lexists(f'/proc/self/fd/{f}'))
-def settles_to(n_files):
-    "Are there no workers, and no files but `n_files`, as soon as the workers have had the time to end?"
-    for _ in range(100):
+def settled_files():
+    "The open files, once no worker is left and the list has stopped changing: workers and their pipes take a moment to end"
+    last,same = None,0
+    for _ in range(200):
         gc.collect()
-        if not multiprocessing.active_children() and files()==n_files: return True
+        now = files()
+        same = same+1 if now==last and not multiprocessing.active_children() else 0
+        if same==3: break
+        last = now
         time.sleep(.05)
-    return False
+    return now,len(multiprocessing.active_children())
+
 def pictures(path):
     "40 labelled digits in folders, 60 without label, as files: so that workers have something to read"
     X,y = digits_data()
@@ -34,21 +39,21 @@ def test_interrupts(tmp_path, given_to, where, exc):
     dls = SSLDataLoaders.from_folder(pictures(tmp_path), img_cls=PILImageBW, bs=10, val_bs=5, uratio=2, n_steps=4, num_workers=2)
     mine = lambda: [Consistent(), EMACallback(.9)]
     learn = mk(mine() if given_to=='learner' else None, dls=dls)
-    list(dls.train); gc.collect()                                           # Python itself opens a file or two for the first worker
-    before,train,n_files = sorted(map(repr, learn.cbs)),dls.train,files()
-    try: fit(learn, cbs=[Stop(where, exc), *(mine() if given_to=='fit' else [])])
+    list(dls.train)                                                         # Python itself opens a file or two for the first worker
+    before,train,n_files = sorted(map(repr, learn.cbs)),dls.train,settled_files()
+    try: fit(learn, 2, cbs=[Stop(where, exc), *(mine() if given_to=='fit' else [])])
     except exc: pass
     learn._end_cleanup()                                      # the learner's own last batch, which fastai drops only after a whole fit
     assert sorted(map(repr, learn.cbs))==before
     assert dls.train is train and type(train) is TfmdDL and len(dls.loaders)==2
-    assert settles_to(n_files)
+    assert settled_files()==n_files
     if exc is not CancelFitException:
         assert not hasattr(learn, 'ema') or learn.ema.raw is None
     if given_to=='fit': assert not hasattr(learn, 'unlabeled_batch') and not hasattr(learn, 'consistent')
     w = weights(learn.model)
     fit(learn, cbs=mine() if given_to=='fit' else None)
     assert not torch.equal(weights(learn.model), w)
-    assert settles_to(n_files)
+    assert settled_files()==n_files
 
 @pytest.mark.parametrize('where', ['train', 'valid'])
 def test_raw_weights_after_an_interrupt(where):
@@ -59,6 +64,22 @@ def test_raw_weights_after_an_interrupt(where):
         with pytest.raises(KeyboardInterrupt): fit(learn, 2, cbs=Stop(where, KeyboardInterrupt))
         res.append(weights(learn.model))
     assert torch.equal(*res)
+
+def test_an_interrupted_lr_find_costs_the_next_fit_nothing():
+    class Counts(Consistent):
+        def setup(self): self.seen = torch.zeros(self.n_pool)
+        def unsup_loss(self, b): self.seen[b.idx] += 1; return super().unsup_loss(b)
+    class StopAt4(Callback):
+        order = 100
+        def after_batch(self):
+            if self.train_iter==4: raise KeyboardInterrupt()
+    learn = fit(mk([Counts(), EMACallback(.9)]))
+    learn.add_cb(StopAt4())
+    with quiet(learn), pytest.raises(KeyboardInterrupt): learn.lr_find(num_it=12, show_plot=False, stop_div=False)
+    learn.remove_cb(StopAt4)
+    fit(learn, 3)
+    assert learn.counts.seen.sum()==4*60 and learn.dls.unlabeled.pos==12    # four epochs of three steps, without those of lr_find
+    assert learn.ema.teacher.n in (9, 12) and torch.equal(weights(learn.model), weights(learn.ema.teacher.model))
 
 def test_the_step_comes_and_goes_with_the_methods():
     learn = mk()

@@ -35,7 +35,9 @@ def test_notebooks_are_clean(tmp_path):
     sh('nbdev-clean', cwd=new)
     for nb in notebooks: assert nb.read_bytes()==(new/nb.relative_to(root)).read_bytes(), f'{nb.name}: run nbdev-clean'
 
-def test_readme_is_the_index(): sh(sys.executable, root/'.ci'/'readme.py', '--check')
+def test_readme_is_the_index():
+    sh(sys.executable, root/'.ci'/'readme.py', '--check')
+    assert 'TABLE' not in (root/'README.md').read_text(encoding='utf-8')
 
 def test_version():
     import fastssl
