@@ -9,6 +9,7 @@ root = Path(__file__).parent.parent
 def text_of(output):
     "What a reader of the notebook sees of `output`, as text"
     if output.output_type=='stream': return ''.join(output.text)
+    if output.output_type=='display_data': return ''        # pictures and progress bars
     return ''.join(output.get('data', {}).get('text/plain', ''))
 
 def render(path):
