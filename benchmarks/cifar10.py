@@ -28,7 +28,7 @@ def train(cbs, X, y, c, steps, bs, uratio, lr, seed):
     learn = Learner(dls, small_resnet(c), loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=cbs)
     with quiet(learn): learn.fit_one_cycle(10, lr)
     cols = {k:[f'{np.nanmean(o):.3f}' for o in np.array_split(v, 10)] for k,v in learn.recorder.ssl.items()}
-    return {**cols, 'accuracy':[f'{v[-1]:.3f}' for v in learn.recorder.values]}
+    return {**cols, 'accuracy':[f'{v[2]:.3f}' for v in learn.recorder.values]}
 
 @call_parse
 def main(
