@@ -10,7 +10,7 @@ import json
 from inspect import signature
 import pandas as pd
 from fastai.vision.all import *
-from .loaders import UnlabeledDL, rows_in_memory
+from .loaders import RowsDL, UnlabeledDL, batch_transforms, rows_in_memory
 from .views import Views
 
 # %% ../nbs/06_data.ipynb #c973d909
@@ -153,6 +153,32 @@ def show_views(self:DataLoaders,
         if not hasattr(x, 'show'): raise TypeError(f'show_views draws images, but the inputs are a {type(x).__name__}')
         for i in range(n): x[i].show(ctx=axs[i,j], title=name if i==0 else None)
     plt.tight_layout()
+
+# %% ../nbs/06_data.ipynb #17e09321
+class _Whole(Transform):
+    "A function of a whole batch as its only transform"
+    def __init__(self, fn): self.fn = fn
+    def __call__(self, b, **kwargs): return self.fn(b)
+
+@patch
+def pool_dl(self:DataLoaders,
+    view:str='valid', # 'valid': with the transforms of validation; or a view of `dls.views`, 'weak' …
+    rows=None, # Indices into the pool; default: all of them
+    pool:UnlabeledDL=None # Another pool; default: the one of these data
+)->RowsDL: # Batches of inputs
+    "A loader of the pool's items, each once, in order"
+    pool = vars(self).get('unlabeled') if pool is None else pool
+    if pool is None: raise ValueError('these data have no unlabelled items: dls.add_unlabeled(items)')
+    valid,mem,views = view=='valid',pool.tensors is not None,self.views
+    if not valid: views.check(view, 'pool_dl')
+    fn = Pipeline(batch_transforms(self.valid), split_idx=1) if valid else partial(views, view)
+    ds = test_set(self.train.dataset, pool.items) if valid and not mem else pool.dataset
+    rows = range(pool.n) if rows is None else rows
+    dl = DataLoader.new(self.valid, ds, cls=RowsDL, do_setup=False, shuffle=False, drop_last=False, n=len(rows),
+                        get_idxs=partial(list, rows), after_batch=[_Whole(fn)], **(dict(num_workers=0) if mem else {}))
+    if mem: dl.tensors = to_device(pool.tensors[:-1], self.device)
+    dl.to(self.device)
+    return dl
 
 # %% ../nbs/06_data.ipynb #2fa6b551
 _ssl_names = [k for k in signature(DataLoaders.add_unlabeled).parameters if k not in ('self','items','bs','views')]
