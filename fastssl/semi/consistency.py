@@ -8,7 +8,7 @@ __all__ = ['DistributionAlignment', 'LogitAdjustment', 'Threshold', 'Consistency
 # %% ../../nbs/10_semi.consistency.ipynb #e93c8d91
 from fastai.basics import *
 from ..core import *
-from ..losses.semi import consistency, distances
+from ..losses.semi import consistency, consistency_distances
 from ..ema import EMATeacher
 from ..step import Part, SSLCallback, unwrap
 
@@ -86,7 +86,7 @@ class ConsistencyCallback(SSLCallback):
     ):
         if threshold is not None and not callable(threshold): check_share(threshold, 'threshold')
         check_weight(weight); check_positive(temperature, 'temperature')
-        if distance not in distances: raise ValueError(f"distance={distance!r}: must be one of {', '.join(map(repr, distances))}")
+        if distance not in consistency_distances: raise ValueError(f"distance={distance!r}: must be one of {', '.join(map(repr, consistency_distances))}")
         if teacher is not None: check_share(teacher, 'teacher', zero=True)
         for n,v,c in (('align',align,DistributionAlignment), ('adjust',adjust,LogitAdjustment)):
             if isinstance(v, type) or v is True: raise TypeError(f'{n}={v!r}: pass an object, {n}={c.__name__}()')

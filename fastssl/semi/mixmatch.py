@@ -8,7 +8,7 @@ __all__ = ['mix_rows', 'MixMatchCallback']
 # %% ../../nbs/10_semi.mixmatch.ipynb #e3315484
 from fastai.basics import *
 from ..core import *
-from ..losses.semi import consistency, distances
+from ..losses.semi import consistency, consistency_distances
 from ..step import SSLCallback, unwrap
 
 # %% ../../nbs/10_semi.mixmatch.ipynb #b51b8ca7
@@ -36,7 +36,7 @@ class MixMatchCallback(SSLCallback):
         distance:str='l2' # 'l2' or another of `consistency`
     ):
         check_positive(temperature, 'temperature'); check_positive(alpha, 'alpha'); check_weight(weight)
-        if distance not in distances: raise ValueError(f"distance={distance!r}: must be one of {', '.join(map(repr, distances))}")
+        if distance not in consistency_distances: raise ValueError(f"distance={distance!r}: must be one of {', '.join(map(repr, consistency_distances))}")
         store_attr()
     def guess(self,
         b # The batch
