@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SoftTargetCallback', 'confident_rows', 'self_train']
 
-# %% ../nbs/43_self_train.ipynb #ef072187
+# %% ../nbs/43_self_train.ipynb #01860555
 from contextlib import nullcontext
 import pandas as pd
 from fastai.vision.all import *
@@ -14,7 +14,7 @@ from .losses.semi import consistency
 from .report import predict_pool
 from .step import SSLCallback, UnlabeledBatch
 
-# %% ../nbs/43_self_train.ipynb #58d14968
+# %% ../nbs/43_self_train.ipynb #9d69adc8
 class SoftTargetCallback(SSLCallback):
     "Cross-entropy against a target that each item of the pool was given beforehand"
     def __init__(self,
@@ -45,7 +45,7 @@ class SoftTargetCallback(SSLCallback):
         return reduced(consistency(b.u[self.view]/self.temperature, t)*known)
     def __getstate__(self): return merge(super().__getstate__(), dict(targets=None))     # an export needs no targets
 
-# %% ../nbs/43_self_train.ipynb #7459b8a7
+# %% ../nbs/43_self_train.ipynb #34185167
 def confident_rows(
     probs:Tensor, # Probabilities `(N, C)`
     threshold:float=None, # Least probability of the predicted class, in (0, 1]
@@ -63,7 +63,7 @@ def confident_rows(
         keep[order] &= rank<(count*check_share(share, 'share')).ceil()[labels[order]]
     return keep
 
-# %% ../nbs/43_self_train.ipynb #8bb945f1
+# %% ../nbs/43_self_train.ipynb #62a2be2a
 def _of_round(x, r, rounds, name):
     "`x`, or what it has for round `r`"
     if not is_listy(x): return x

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PiModelCallback', 'MeanTeacherCallback', 'SelfEnsembleCallback']
 
-# %% ../../nbs/10_semi.mean_teacher.ipynb #481752e2
+# %% ../../nbs/10_semi.mean_teacher.ipynb #bf336578
 from fastai.basics import *
 from ..core import SchedRampUp, check_weight
 from ..losses.semi import ClassBalanceLoss
 from .consistency import ConsistencyCallback
 
-# %% ../../nbs/10_semi.mean_teacher.ipynb #5cfb19b6
+# %% ../../nbs/10_semi.mean_teacher.ipynb #b50b380d
 class PiModelCallback(ConsistencyCallback):
     "Squared difference of the predictions of two weak views, both of which learn ([Π model](https://arxiv.org/abs/1610.02242))"
     target_view,student_view = 'weak2','weak'

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PseudoLabelCallback']
 
-# %% ../../nbs/10_semi.pseudo_label.ipynb #2c7ec96c
+# %% ../../nbs/10_semi.pseudo_label.ipynb #150e14b1
 from fastcore.meta import delegates
 from .consistency import ConsistencyCallback
 
-# %% ../../nbs/10_semi.pseudo_label.ipynb #d7a5b7c8
+# %% ../../nbs/10_semi.pseudo_label.ipynb #3041d9ac
 class PseudoLabelCallback(ConsistencyCallback):
     "Cross-entropy of the weak view against its own confident predictions"
     student_view = 'weak'

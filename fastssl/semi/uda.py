@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['tsa_schedules', 'tsa_loss', 'UDACallback']
 
-# %% ../../nbs/10_semi.uda.ipynb #54e5bd8c
+# %% ../../nbs/10_semi.uda.ipynb #631a5549
 from fastai.basics import *
 from ..core import *
 from .consistency import ConsistencyCallback
 
-# %% ../../nbs/10_semi.uda.ipynb #67193199
+# %% ../../nbs/10_semi.uda.ipynb #12b45b9c
 tsa_schedules = dict(linear=lambda pct: pct, exp=lambda pct: math.exp(5*(pct-1)), log=lambda pct: 1-math.exp(-5*pct))
 
 def tsa_loss(
