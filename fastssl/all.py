@@ -32,6 +32,7 @@ from .semi.defixmatch import *
 from .semi.flexmatch import *
 from .semi.adaptive import *
 from .semi.mixmatch import *
+from .semi.mutual import *
 from .semi.vat import *
 from .semi.mcc import *
 from .semi.dst import *

@@ -8,7 +8,7 @@ __all__ = ['n_channels', 'collect_heads', 'ssl_learner']
 # %% ../nbs/40_learner.ipynb #f1c6e8bc
 from fastai.vision.all import *
 from fastai.vision.learner import _add_norm
-from .ema import EMACallback
+from .ema import EMACallback, copy_model
 from .models import MultiHead, TwoNetworks, create_backbone, split_classifier
 from .step import SSLCallback, SupStrongCallback, UnlabeledBatch, check_methods
 
@@ -76,7 +76,7 @@ def _network(arch, methods, n_out, dls, pretrained):
 def _second(arch):
     "An architecture once more; of a module, a copy with new weights in its last linear layer"
     if not isinstance(arch, nn.Module): return arch
-    arch = deepcopy(arch)
+    arch = copy_model(arch)
     last(m for m in arch.modules() if isinstance(m, nn.Linear)).reset_parameters()
     return arch
 

@@ -9,7 +9,7 @@ __all__ = ['SSLRecorder', 'predict_pool', 'reliability_bins', 'expected_calibrat
 # %% ../nbs/41_report.ipynb #ecd14bd2
 import pandas as pd
 from fastai.vision.all import *
-from .data import hidden_labels, pool_dataset
+from .data import class_vocab, hidden_labels, pool_dataset
 from .ema import in_fit
 from .loaders import UnlabeledDL
 from .step import SSLCallback
@@ -92,7 +92,7 @@ def _pool(dls, items=None, labels=None):
         pool = UnlabeledDL.create(dls.train, *pool_dataset(dls.train.dataset, items, getattr(dls.train, 'n_inp', 1)))
         pool.items = items
     if labels is None: return pool,pool.labels
-    return pool,hidden_labels(labels, pool.items if callable(labels) else range(pool.n), getattr(dls, 'vocab', None))
+    return pool,hidden_labels(labels, pool.items if callable(labels) else range(pool.n), class_vocab(dls))
 
 def predict_pool(
     learn:Learner, # Any learner whose data have a pool
@@ -109,7 +109,7 @@ def predict_pool(
 
 def _frame(learn, pool, truth, rows, threshold, view):
     conf,codes = predict_pool(learn, view, rows, pool).max(1)
-    vocab,items = getattr(learn.dls, 'vocab', None),pool.items
+    vocab,items = class_vocab(learn.dls),pool.items
     names = lambda cs: [None if c<0 else c if vocab is None else vocab[c] for c in cs.tolist()]
     item = items.index[rows] if isinstance(items, pd.DataFrame) else [items[i] if isinstance(items[i], (str,Path)) else i for i in rows] if is_listy(items) else rows
     df = pd.DataFrame(dict(item=item, label=names(codes), confidence=conf), index=rows)
@@ -236,7 +236,7 @@ def plot_class_balance(
     ax=None # Where to draw
 ): # The axes
     "Share of each class in the labels, in the pseudo-labels that are kept, and in the truth where it is known"
-    codes,vocab = _label_codes(dls),getattr(dls, 'vocab', None)
+    codes,vocab = _label_codes(dls),class_vocab(dls)
     if vocab is None: vocab = range(max([*codes, *pseudo.label])+1)
     kept = pseudo[pseudo.kept] if 'kept' in pseudo else pseudo
     sets = {'labels':pd.Series([vocab[i] for i in codes]), 'pseudo-labels'+(' kept' if 'kept' in pseudo else ''):kept.label}

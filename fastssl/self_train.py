@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['SoftTargetCallback', 'confident_rows', 'self_train']
 
-# %% ../nbs/43_self_train.ipynb #01860555
+# %% ../nbs/43_self_train.ipynb #7648cacc
 from contextlib import nullcontext
 import pandas as pd
 from fastai.vision.all import *
 from .core import *
+from .ema import copy_model
 from .losses.semi import consistency
 from .report import predict_pool
 from .step import SSLCallback, UnlabeledBatch
 
-# %% ../nbs/43_self_train.ipynb #9d69adc8
+# %% ../nbs/43_self_train.ipynb #27aa4cb7
 class SoftTargetCallback(SSLCallback):
     "Cross-entropy against a target that each item of the pool was given beforehand"
     def __init__(self,
@@ -45,7 +46,7 @@ class SoftTargetCallback(SSLCallback):
         return reduced(consistency(b.u[self.view]/self.temperature, t)*known)
     def __getstate__(self): return merge(super().__getstate__(), dict(targets=None))     # an export needs no targets
 
-# %% ../nbs/43_self_train.ipynb #34185167
+# %% ../nbs/43_self_train.ipynb #bb7a48dc
 def confident_rows(
     probs:Tensor, # Probabilities `(N, C)`
     threshold:float=None, # Least probability of the predicted class, in (0, 1]
@@ -63,7 +64,7 @@ def confident_rows(
         keep[order] &= rank<(count*check_share(share, 'share')).ceil()[labels[order]]
     return keep
 
-# %% ../nbs/43_self_train.ipynb #62a2be2a
+# %% ../nbs/43_self_train.ipynb #f47e3989
 def _of_round(x, r, rounds, name):
     "`x`, or what it has for round `r`"
     if not is_listy(x): return x
@@ -111,7 +112,7 @@ def self_train(
     if view is None: view = 'strong' if 'strong' in dls.views.added else 'weak'
     dls.views.check(view, 'self_train')
     if not callable(verb:=getattr(learn, fit, None)): raise ValueError(f"fit='{fit}': the learner has no verb of this name; take 'fit_one_cycle', 'fit', 'fit_flat_cos' …")
-    initial,teacher,rows = None if student else deepcopy(learn.model),learn.model if trained else None,[]
+    initial,teacher,rows = None if student else copy_model(learn.model),learn.model if trained else None,[]
     others = [m for m in learn._grab_cbs(SSLCallback) if m.views or m.draws]       # methods that use the whole pool
     def _done(**row):
         rows.append({**row, **_finished(learn)})
@@ -133,7 +134,7 @@ def self_train(
                 row['pseudo_acc'] = (labels==truth)[known].float().mean().item()
             learn.logger(f"round {r}: {row['kept']} of {pool.n} items" + (f", {row['pseudo_acc']:.1%} of their labels right" if 'pseudo_acc' in row else ''))
             targets = torch.where(keep[:,None], probs, torch.nan) if soft else torch.where(keep, labels, -1)
-            learn.model,learn.opt = student() if student else deepcopy(initial),None
+            learn.model,learn.opt = student() if student else copy_model(initial),None
             with learn.added_cbs(SoftTargetCallback(targets, weight, temperature, view)), nullcontext() if others else _drawn(pool, keep.nonzero()[:,0]): verb(n_epoch, lr, **kwargs)
             teacher = learn.model
             _done(**row)
