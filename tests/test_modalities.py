@@ -57,11 +57,11 @@ def texts(n_steps=4, same_length=False):
     block = DataBlock((TextBlock.from_df('text', tok=BaseTokenizer(), min_freq=1, n_workers=1), CategoryBlock), get_x=ColReader('text'), get_y=ColReader('label'), splitter=ColSplitter())
     pool = df.iloc[unl].reset_index(drop=True)
     return block.dataloaders(rows, bs=8, num_workers=0).add_unlabeled(pool, uratio=2, n_steps=n_steps, labels=pool.label.tolist(), strong=forget_words)
-def text_learner(cbs=None, drop=1., n_steps=4, alpha=2., beta=1., **kw):
+def text_learner(cbs=None, drop=1., n_steps=4, alpha=2., beta=1., ps=None, **kw):
     dls = texts(n_steps, **kw)
     set_seed(1)
     config = {**awd_lstm_clas_config, 'emb_sz':16, 'n_hid':16, 'n_layers':1}
-    return text_classifier_learner(dls, AWD_LSTM, pretrained=False, drop_mult=drop, config=config, metrics=accuracy, cbs=cbs, loss_func=CrossEntropyLossFlat(), alpha=alpha, beta=beta, path=tempfile.mkdtemp())
+    return text_classifier_learner(dls, AWD_LSTM, pretrained=False, drop_mult=drop, config=config, metrics=accuracy, cbs=cbs, loss_func=CrossEntropyLossFlat(), alpha=alpha, beta=beta, ps=ps, path=tempfile.mkdtemp())
 
 kinds = dict(table=table_learner, text=text_learner)
 each_kind = pytest.mark.parametrize('kind', kinds)
@@ -121,7 +121,7 @@ class Passes(Callback):
         b = self.learn.unlabeled_batch.b
         self.out.append((self.net, b.x.l.weak.clone(), b.x.u.weak.clone(), b.x.u.strong.clone(), b.pred.detach(), b.u.weak.detach(), b.u.strong.detach(), self.loss_grad.detach(), b.y))
 def passes(**kw):
-    learn = text_learner([FixMatchCallback(.5), Passes()], drop=1e-12, alpha=0, beta=0, **kw)        # dropout as good as 0, with which fastai's AWD_LSTM does not train
+    learn = text_learner([FixMatchCallback(.5), Passes()], drop=1e-12, alpha=0, beta=0, ps=[0.], **kw)        # dropout as good as 0, with which fastai's AWD_LSTM does not train
     learn.model[0].register_forward_pre_hook(lambda m,i: learn.passes.steps[-1].append(tuple(i[0].shape)) if m.training and 'steps' in vars(learn.passes) else None)
     return fit(learn).passes
 
