@@ -84,7 +84,7 @@ def consistency(
     soft = target.is_floating_point()
     if distance=='ce' or distance=='kl' and not soft: return soft_cross_entropy(logits, target) if soft else F.cross_entropy(logits, target, reduction='none')
     if distance=='kl': return F.kl_div(logits.log_softmax(1), target, reduction='none').sum(1)
-    l2 = l2_distance(logits.softmax(1), target if soft else F.one_hot(target, logits.shape[1]).to(logits.dtype))
+    l2 = l2_distance(logits.softmax(1), target if soft else torch.zeros_like(logits).scatter_(1, target[:,None], 1.))
     return l2 if distance=='l2' else l2/logits.shape[1]
 
 # %% ../../nbs/01_losses.semi.ipynb #307eb8a2

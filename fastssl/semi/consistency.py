@@ -99,15 +99,15 @@ class ConsistencyCallback(SSLCallback):
     @property
     def logs(self): return () if self.threshold is None else ('kept','pseudo_acc')
     def setup(self):
-        if self.teacher is not None: self.ema = EMATeacher(unwrap(self.model), self.teacher, warmup=True).train()   # batch statistics and dropout, as published
+        if self.teacher is not None: self.teacher_model = EMATeacher(unwrap(self.model), self.teacher, warmup=True).train()   # batch statistics and dropout, as published
     def stepped(self):
-        if self.teacher is not None: self.ema.update()
+        if self.teacher is not None: self.teacher_model.update()
 
     def target_logits(self,
         b # The batch
     )->Tensor: # `(N, C)`
         "Logits that give the target"
-        return b.u[self.target_view].detach() if self.teacher is None else b.run(self.ema, f'u.{self.target_view}', output='logits')
+        return b.u[self.target_view].detach() if self.teacher is None else b.run(self.teacher_model, f'u.{self.target_view}', output='logits')
     def student_logits(self,
         b # The batch
     )->Tensor: # `(N, C)`

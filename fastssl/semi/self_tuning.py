@@ -7,6 +7,7 @@ __all__ = ['Classifier', 'ClassQueue', 'pgc_loss', 'Normalize2d', 'SelfTuningCla
 
 # %% ../../nbs/10_semi.self_tuning.ipynb #e59df1e1
 import copy
+from fastcore.foundation import first
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
