@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SoftTargetCallback', 'confident_rows', 'self_train']
 
-# %% ../nbs/43_self_train.ipynb #7648cacc
+# %% ../nbs/43_self_train.ipynb #d7c9329b
 from contextlib import nullcontext
 import pandas as pd
 from fastai.vision.all import *
@@ -15,7 +15,7 @@ from .losses.semi import consistency
 from .report import predict_pool
 from .step import SSLCallback, UnlabeledBatch
 
-# %% ../nbs/43_self_train.ipynb #27aa4cb7
+# %% ../nbs/43_self_train.ipynb #a9d8a2ff
 class SoftTargetCallback(SSLCallback):
     "Cross-entropy against a target that each item of the pool was given beforehand"
     def __init__(self,
@@ -46,7 +46,7 @@ class SoftTargetCallback(SSLCallback):
         return reduced(consistency(b.u[self.view]/self.temperature, t)*known)
     def __getstate__(self): return merge(super().__getstate__(), dict(targets=None))     # an export needs no targets
 
-# %% ../nbs/43_self_train.ipynb #bb7a48dc
+# %% ../nbs/43_self_train.ipynb #91317a33
 def confident_rows(
     probs:Tensor, # Probabilities `(N, C)`
     threshold:float=None, # Least probability of the predicted class, in (0, 1]
@@ -64,7 +64,7 @@ def confident_rows(
         keep[order] &= rank<(count*check_share(share, 'share')).ceil()[labels[order]]
     return keep
 
-# %% ../nbs/43_self_train.ipynb #f47e3989
+# %% ../nbs/43_self_train.ipynb #cc677f6c
 def _of_round(x, r, rounds, name):
     "`x`, or what it has for round `r`"
     if not is_listy(x): return x

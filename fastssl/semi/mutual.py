@@ -6,7 +6,7 @@
 __all__ = ['clusterings', 'kmeans_labels', 'dbscan_labels', 'ClusterOrder', 'clustering_nmi', 'retrieval_map', 'ClusterHead',
            'MutualMeanTeachingCallback']
 
-# %% ../../nbs/10_semi.mutual.ipynb #d721aa96
+# %% ../../nbs/10_semi.mutual.ipynb #3333c312
 from fastai.vision.all import *
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.metrics import normalized_mutual_info_score
@@ -19,7 +19,7 @@ from ..losses.metric import SoftTripletLoss
 from ..models import TwoNetworks
 from ..step import SSLCallback, unwrap
 
-# %% ../../nbs/10_semi.mutual.ipynb #f1d45f67
+# %% ../../nbs/10_semi.mutual.ipynb #a30b9469
 def kmeans_labels(
     features:np.ndarray, # `(N, F)`
     n_clusters:int, # How many there are
@@ -39,7 +39,7 @@ def dbscan_labels(
     **kwargs # For `sklearn.cluster.DBSCAN`
 )->np.ndarray: # Cluster of each row, from the largest on, `(N,)`; −1: of none
     "DBSCAN"
-    if eps is None: eps = float(np.median(NearestNeighbors(n_neighbors=min(min_samples, len(features))).fit(features).kneighbors()[0][:,-1]))
+    if eps is None: eps = float(np.median(NearestNeighbors(n_neighbors=max(1, min(min_samples, len(features))-1)).fit(features).kneighbors()[0][:,-1]))
     found = DBSCAN(eps=eps, min_samples=min_samples, **kwargs).fit_predict(features)
     ids,count = np.unique(found[found>=0], return_counts=True)
     rank = {c:i for i,c in enumerate(ids[np.argsort(-count, kind='stable')][:n_clusters])}
@@ -47,7 +47,7 @@ def dbscan_labels(
 
 clusterings = dict(kmeans=kmeans_labels, dbscan=dbscan_labels)
 
-# %% ../../nbs/10_semi.mutual.ipynb #b929a75e
+# %% ../../nbs/10_semi.mutual.ipynb #cd63ac9c
 class ClusterOrder:
     "Order of the pool, by pass: clusters in random order, `k` rows of each in succession"
     def __init__(self,
@@ -67,7 +67,7 @@ class ClusterOrder:
         pick = torch.stack([torch.randperm(int(n[c]), generator=g)[:self.k] if n[c]>=self.k else torch.randint(int(n[c]), (self.k,), generator=g) for c in p])
         return self.rows[(start[p][:,None]+pick).flatten()]
 
-# %% ../../nbs/10_semi.mutual.ipynb #c6cb03d5
+# %% ../../nbs/10_semi.mutual.ipynb #6ee47ae0
 def clustering_nmi(
     labels, # Cluster of each item; −1 (none) counts as one more cluster
     truth # Identity of each item; those of −1 are not known and left out
@@ -104,7 +104,7 @@ def retrieval_map(
         res.append(((hit.cumsum(1)/place.clamp(min=1)*hit).sum(1)/n)[n>0])
     return torch.cat(res).mean().item()
 
-# %% ../../nbs/10_semi.mutual.ipynb #53b11815
+# %% ../../nbs/10_semi.mutual.ipynb #e22c74d6
 class ClusterHead(nn.Sequential):
     "Batch norm without bias, linear layer without bias"
     def __init__(self,
