@@ -147,7 +147,7 @@ class MutualMeanTeachingCallback(SSLCallback):
     @property
     def nets(self): return (m:=unwrap(self.model)).a,m.b
     @property
-    def means(self): return self.ema.model.a,self.ema.model.b
+    def means(self): return self.teacher_model.model.a,self.teacher_model.model.b
 
     # ------ clusters, once an epoch
     def before_fit(self):
@@ -156,9 +156,9 @@ class MutualMeanTeachingCallback(SSLCallback):
         for n in self.nets:
             if not isinstance(self.head_of(n), ClusterHead): raise ValueError(f"{type(self).__name__}: the head of '{self.output}' must be a ClusterHead: let ssl_learner build the model")
         if self.dls.unlabeled.bs<2*self.n_instances: raise ValueError(f'{self.dls.unlabeled.bs} unlabelled rows a step, but {self.n_instances} rows of at least two clusters are needed: raise `uratio` or `bs` in add_unlabeled')
-        self.ema = EMATeacher(unwrap(self.model), self.decay, warmup=True).train()
+        self.teacher_model = EMATeacher(unwrap(self.model), self.decay, warmup=True).train()
         self.labels,self.n_epochs = torch.full((self.n_pool,), -1),torch.tensor(0)
-    def stepped(self): self.ema.update()
+    def stepped(self): self.teacher_model.update()
     def before_train(self):
         self.n_found = 0
         self.n_epochs += 1
@@ -178,14 +178,14 @@ class MutualMeanTeachingCallback(SSLCallback):
         batches # Of inputs, or of inputs and what follows them
     )->Tensor: # `(2, N, F)`, on the CPU
         "Unit features of both means, without augmentation of their own"
-        mode,res = self.ema.training,[]
-        self.ema.eval()
+        mode,res = self.teacher_model.training,[]
+        self.teacher_model.eval()
         try:
             for b in batches:
                 with self.learn.unlabeled_batch.amp():
                     f = [self.head_of(n)[0](n.features(*b)) for n in self.means]
                 res.append(torch.stack([F.normalize(plain_float32(o), dim=1) for o in f]).cpu())
-        finally: self.ema.train(mode)
+        finally: self.teacher_model.train(mode)
         return torch.cat(res, 1)
     def embed(self,
         dl=None # A loader of items, with or without labels; default: the pool
