@@ -62,8 +62,8 @@ def check_weight(
     weight, # Of a loss: a number, or a function of the share of training done
     name:str='weight' # How the caller calls it
 ): # `weight`
-    "Raise a `ValueError` if `weight` is a negative number"
-    if not callable(weight) and not weight>=0: raise ValueError(f"`{name}` must not be negative, but it is {weight}")
+    "Raise a `ValueError` if `weight` is a negative number, or neither number nor function"
+    if not callable(weight) and not (isinstance(weight, (int,float,np.number)) and weight>=0): raise ValueError(f"`{name}` must not be negative, but it is {weight}")
     return weight
 
 def check_share(
@@ -72,6 +72,7 @@ def check_share(
     zero:bool=False # Is 0 allowed?
 )->float: # `x`
     "Raise a `ValueError` unless `x` lies in (0, 1]"
+    if not isinstance(x, (int,float,np.number)): raise TypeError(f"`{name}` must be a number in (0, 1], but it is a {type(x).__name__}")
     if not (0<x<=1 or zero and x==0): raise ValueError(f"`{name}` must lie in {'[' if zero else '('}0, 1], but it is {x}")
     return x
 
@@ -195,14 +196,15 @@ def sigmoid_warm_up(
     if warm_up_epochs==0: return 1.
     return math.exp(-5*(1-min(max(current_epoch, 0), warm_up_epochs)/warm_up_epochs)**2)
 
-def _ramped(end, pct, p): return end*sigmoid_warm_up(p, pct)
+def _ramped(start, end, pct, p): return start+(end-start)*sigmoid_warm_up(p, pct)
 def SchedRampUp(
-    end:float=1., # Where it ends
+    start:float, # Where it starts, but for the $e^{-5}$ of the way that the ramp begins with
+    end:float, # Where it ends
     pct:float=.4 # Share of training over which it rises
 ): # Function from the share of training done to a weight
-    "`sigmoid_warm_up` as a schedule, for the `weight` of a method"
-    check_weight(end, 'end'); check_share(pct, 'pct', zero=True)
-    return functools.partial(_ramped, end, pct)
+    "`sigmoid_warm_up` as a fastai schedule, for the `weight` of a method"
+    check_share(pct, 'pct', zero=True)
+    return functools.partial(_ramped, start, end, pct)
 
 # %% ../nbs/00_core.ipynb #af5aab0d
 def cosine_7_16_lr_factor(
