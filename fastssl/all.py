@@ -17,6 +17,7 @@ from .layers import *
 from .models import *
 from .heads import *
 from .augment import *
+from .images import *
 from .loaders import *
 from .views import *
 from .data import *

@@ -6,10 +6,10 @@
 __all__ = ['MultiHead', 'feature_shape', 'Backbone', 'create_backbone', 'split_classifier']
 
 # %% ../nbs/02_models.ipynb #1cb8060a
-import difflib
 import timm, torch
 from torch import nn, Tensor
 from fastai.vision.all import L, params, create_body, TimmBody, model_meta, default_split
+from .core import check_name
 
 # %% ../nbs/02_models.ipynb #9346562e
 class MultiHead(nn.Module):
@@ -80,9 +80,7 @@ def create_backbone(
     "The `Backbone` of `arch`"
     if isinstance(arch, nn.Module): return Backbone(arch, n_in)
     if isinstance(arch, str):
-        if ':' not in arch and not timm.is_model(arch):  # 'hf-hub:…' and 'local-dir:…' are looked up by timm
-            near = difflib.get_close_matches(arch, timm.list_models(), 4, .5)
-            raise ValueError(f"timm has no architecture '{arch}'" + (f"; near it: {', '.join(near)}" if near else '; timm.list_models() lists them'))
+        if ':' not in arch and not timm.is_model(arch): arch = check_name(arch, timm.list_models(), 'timm architecture')   # 'hf-hub:…' and 'local-dir:…' are looked up by timm
         net = timm.create_model(arch, pretrained=pretrained, num_classes=0, in_chans=n_in, **kwargs)
         return Backbone(TimmBody(net, pretrained, None, n_in), n_in, (net.default_cfg['mean'], net.default_cfg['std']))
     meta = model_meta.get(arch, dict(cut=None, split=default_split))

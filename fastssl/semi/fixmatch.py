@@ -7,7 +7,7 @@ __all__ = ['FixMatchCallback']
 
 # %% ../../nbs/10_semi.fixmatch.ipynb #4a0fc768
 from fastai.basics import *
-from ..core import check_positive, pseudo_label
+from ..core import check_positive, check_threshold, check_weight, pseudo_label
 from ..losses.semi import fixmatch_consistency_loss
 from ..step import SSLCallback
 
@@ -22,9 +22,7 @@ class FixMatchCallback(SSLCallback):
         hard:bool=True, # Train on the class, or on the sharpened distribution?
         temperature:float=.5 # Of that distribution: below 1 sharpens; not used by hard labels
     ):
-        if not 0<threshold<=1: raise ValueError(f'threshold={threshold}: a confidence lies in (0, 1]')
-        if not callable(weight) and weight<0: raise ValueError(f'weight={weight}: must not be negative')
-        check_positive(temperature, 'temperature')
+        check_threshold(threshold); check_weight(weight); check_positive(temperature, 'temperature')
         store_attr()
 
     def unsup_loss(self, b):
