@@ -24,6 +24,7 @@ from .data import *
 from .ema import *
 from .step import *
 from .digits import *
+from .guard import *
 from .semi.dst import *
 from .semi.fixmatch import *
 from .semi.flexmatch import *
