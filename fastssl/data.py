@@ -317,6 +317,7 @@ class SSLDataLoaders(DataLoaders):
         return block.ssl_dataloaders(rows, list(X[mask]), in_memory=in_memory, **merge(dict(num_workers=0), kwargs))
 
 def _features(o): return TensorBase(np.asarray(o, dtype=np.float32))
+_features.plain = lambda: [tensor]                                  # what does the same where fastssl is not installed
 def _array_block(X):
     "Block for rows of `X`: images if they are bytes, features if they are floats"
     if X.ndim==2 and X.dtype.kind=='f': return TransformBlock(type_tfms=_features)

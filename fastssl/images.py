@@ -36,6 +36,7 @@ def _eight_bits(im):
 
 class OpenImage(Transform):
     "`open_image` as a transform"
+    input_types = Path,str,Tensor,np.ndarray,bytes,Image.Image      # what `predict` may be given
     def __init__(self, cls=PILImage): # fastai's class
         super().__init__()
         self.cls = cls
