@@ -440,6 +440,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'fastssl.models.feature_shape': ('models.html#feature_shape', 'fastssl/models.py'),
                                 'fastssl.models.split_classifier': ('models.html#split_classifier', 'fastssl/models.py')},
             'fastssl.own_data': { 'fastssl.own_data._by_class': ('own_data.html#_by_class', 'fastssl/own_data.py'),
+                                  'fastssl.own_data._frame': ('own_data.html#_frame', 'fastssl/own_data.py'),
                                   'fastssl.own_data._from_table': ('own_data.html#_from_table', 'fastssl/own_data.py'),
                                   'fastssl.own_data._listed': ('own_data.html#_listed', 'fastssl/own_data.py'),
                                   'fastssl.own_data._needs_nothing': ('own_data.html#_needs_nothing', 'fastssl/own_data.py'),

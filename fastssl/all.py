@@ -36,6 +36,7 @@ from .adapt.regda import *
 from .learner import *
 from .report import *
 from .export import *
+from .own_data import *
 
 # %% ../nbs/99_all.ipynb #4f9c52f6
 _general = 'Block','Classifier','CrossEntropyLoss','ImageClassifierHead'

@@ -276,7 +276,8 @@ def bar_if_slow(
     for i,o in enumerate(gen):
         yield o
         if bar is None and time.time()-start>seconds:
-            bar = progress_bar(range(total), total=total, leave=False, comment=comment)
+            bar = progress_bar(range(total), total=total, leave=False)
+            bar.comment = comment                        # the console's takes none
             bar.update(0)
             bar.start_t = start
         if bar: bar.update(i+1)

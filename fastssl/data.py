@@ -208,7 +208,7 @@ def ssl_dataloaders(self:DataBlock,
     "`dataloaders` of the labelled items, with the unlabelled ones as their pool; the validation set is drawn of labelled items"
     ssl = {k:kwargs.pop(k) for k in _ssl_names if k in kwargs}
     items = (self.get_items or noop)(source)
-    if len(items)==0: raise ValueError(f'no labelled items in {source}')
+    if len(items)==0: raise ValueError(f'no labelled items in {source if isinstance(source, (str,Path)) else "the source"}')
     block = copy(self)
     block.get_items = None
     if not callable(unlabeled): return block.dataloaders(items, path=path, **kwargs).add_unlabeled(unlabeled, **ssl)

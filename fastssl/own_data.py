@@ -8,6 +8,7 @@ __all__ = ['ssl_methods', 'own_dls', 'save_report', 'train_own']
 # %% ../nbs/43_own_data.ipynb #3823c09a
 import importlib, io, pkgutil
 from inspect import Parameter, signature
+from operator import itemgetter
 import pandas as pd, timm
 import fastssl.semi
 from fastai.vision.all import *
@@ -48,16 +49,20 @@ def _by_class(folder, what, without=None):
     files = _listed(folder, what)
     if without: files = files.filter(lambda f: Path(without).resolve() not in f.resolve().parents)
     if not files or all(f.parent==Path(folder) for f in files): raise ValueError(f'the images in {folder} ({what}) must lie in one folder a class')
-    return files.filter(lambda f: f.parent!=Path(folder))
+    files = files.filter(lambda f: f.parent!=Path(folder))
+    return _frame(files, files.map(parent_label))
 
-def _from_table(csv, valid):
+def _frame(files, labels): return pd.DataFrame(dict(file=[str(f) for f in files], label=labels), index=[str(f) for f in files])
+
+def _from_table(csv):
     df = pd.read_csv(csv, dtype=str)
     if len(df.columns)<2: raise ValueError(f'{csv} has one column, {df.columns[0]!r}: file names and labels are needed')
     if not len(df): raise ValueError(f'{csv} has no rows')
     files,labels = [Path(csv).parent/o for o in df.iloc[:,0].fillna('')],df.iloc[:,1]
     if missing:=[f for f in files if not f.is_file()]: raise FileNotFoundError(f'{len(missing)} of {len(files)} files in {csv} are not there: {some_files(missing)}')
     if labels.isna().all(): raise ValueError(f'no row of {csv} has a label in its second column, {df.columns[1]!r}')
-    return L(f for f,l in zip(files, labels) if not pd.isna(l)),L(f for f,l in zip(files, labels) if pd.isna(l)),dict(zip(files, labels))
+    df = _frame(files, labels.tolist())
+    return df[df.label.notna()],df[df.label.isna()]
 
 def own_dls(
     labelled=None, # Folder of labelled images, one folder a class
@@ -76,24 +81,22 @@ def own_dls(
     "Data from folders or a table"
     for n,v in dict(size=size, bs=bs, uratio=uratio).items(): check_positive(v, n)
     check_share(valid_pct, 'valid_pct')
-    if csv: lab,pool,labels = _from_table(csv, valid)
+    if csv: lab,pool = _from_table(csv)
     else:
         if not unlabelled: raise ValueError('give two folders, of labelled and of unlabelled images, or a table (csv)')
         if Path(labelled).resolve()==Path(unlabelled).resolve(): raise ValueError(f'{labelled} cannot be both the labelled and the unlabelled images')
-        pool,lab,labels = _listed(unlabelled, 'unlabelled'),_by_class(labelled, 'labelled', unlabelled),{}
-        pool = pool.filter(lambda f: Path(labelled).resolve() not in f.resolve().parents or Path(unlabelled).resolve() in f.resolve().parents)
-    val = _by_class(valid, 'valid') if valid else L()
-    bad = unreadable_images([*lab, *pool, *val])
+        lab,pool = _by_class(labelled, 'labelled', unlabelled),_frame(_listed(unlabelled, 'unlabelled'), None)
+    if not len(pool): raise ValueError('there are no unlabelled images')
+    val = _by_class(valid, 'valid') if valid else lab[:0]
+    bad = unreadable_images([*lab.file, *pool.file, *val.file])
     if bad and not skip_unreadable: raise UnreadableImage(f'{len(bad)} files cannot be read: {some_files(bad)}; to leave them out: skip_unreadable (--skip-unreadable)')
     if bad: warn(f'{len(bad)} files cannot be read and are left out: {some_files(bad)}')
-    lab,pool,val = (o.filter(lambda f: f not in bad) for o in (lab,pool,val))
-    get_y = lambda f: labels[f] if f in labels else f.parent.name
+    lab,pool,val = (o[~o.file.isin([*bad])] for o in (lab,pool,val))
     n = len(lab)+len(pool)+len(val)
     in_memory = n*3*size*size<2**30
-    split = IndexSplitter(range(len(lab), len(lab)+len(val))) if val else ClassSplitter(valid_pct, get_y, seed)
-    block = DataBlock((OpenImageBlock(), CategoryBlock), get_y=get_y, splitter=split, item_tfms=Resize(size), batch_tfms=RandomCropFlip(pad=.125, flip=flip))
-    if not pool: raise ValueError('there are no unlabelled images')
-    dls = block.ssl_dataloaders(lab+val, pool, path='.', bs=bs, uratio=uratio, seed=seed, in_memory=in_memory, num_workers=ifnone(num_workers, 0 if in_memory else defaults.cpus))
+    split = IndexSplitter(range(len(lab), len(lab)+len(val))) if valid else ClassSplitter(valid_pct, itemgetter('label'), seed)
+    block = DataBlock((OpenImageBlock(), CategoryBlock), get_x=ColReader('file'), get_y=ColReader('label'), splitter=split, item_tfms=Resize(size), batch_tfms=RandomCropFlip(pad=.125, flip=flip))
+    dls = block.ssl_dataloaders(pd.concat([lab, val]), pool, path='.', bs=bs, uratio=uratio, seed=seed, in_memory=in_memory, num_workers=ifnone(num_workers, 0 if in_memory else defaults.cpus))
     if not len(dls.valid_ds): raise ValueError(f'no image is left to validate on: {len(lab)} labelled images, valid_pct={valid_pct}; give more, or a folder of their own (valid)')
     dls.unreadable = bad
     return dls
@@ -167,7 +170,7 @@ def train_own(
     acc = learn.recorder.values[-1][2]
     learn.export_plain(out.absolute())
     pseudo = learn.pseudo_labels()
-    pseudo.astype(dict(item=str)).to_csv(table, index=False)
+    pseudo.to_csv(table, index=False)
     kept = f"; {pseudo.kept.mean():.0%} of the pool kept" if 'kept' in pseudo else ''
     title = f'{method}, {arch}, {epochs} epochs\n{len(dls.train_ds)} labelled, {dls.unlabeled.n} unlabelled; accuracy {acc:.3f} on {len(dls.valid_ds)} validation images{kept}'
     save_report(learn, picture, pseudo, title)
