@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['DistributionAlignment', 'LogitAdjustment', 'Threshold', 'ConsistencyCallback']
 
-# %% ../../nbs/10_semi.consistency.ipynb #3eb5e26b
+# %% ../../nbs/10_semi.consistency.ipynb #e93c8d91
 from fastai.basics import *
 from ..core import *
-from ..losses.semi import consistency, distances
+from ..losses.semi import consistency, consistency_distances
 from ..ema import EMATeacher
 from ..step import Part, SSLCallback, unwrap
 
-# %% ../../nbs/10_semi.consistency.ipynb #15f56385
+# %% ../../nbs/10_semi.consistency.ipynb #50b8d2a2
 class DistributionAlignment(Part):
     "Scale probabilities so that their running mean is `target`"
     def __init__(self,
@@ -40,7 +40,7 @@ class DistributionAlignment(Part):
         q = p*ratio
         return q/q.sum(1, keepdim=True)
 
-# %% ../../nbs/10_semi.consistency.ipynb #5502d8bb
+# %% ../../nbs/10_semi.consistency.ipynb #3d08ba78
 class LogitAdjustment(Part):
     "The bias of the model towards classes, $\\tau\\log\\hat q$, to be taken off target logits and put on student logits"
     def __init__(self,
@@ -58,7 +58,7 @@ class LogitAdjustment(Part):
         self.mean.lerp_(logits.softmax(1).mean(0), 1-self.momentum)
         return self.tau*self.mean.log()
 
-# %% ../../nbs/10_semi.consistency.ipynb #ecaa3aeb
+# %% ../../nbs/10_semi.consistency.ipynb #14632ef4
 class Threshold(Part):
     "Base of the thresholds that adapt: target probabilities → weight of each row"
     def forward(self,
@@ -66,10 +66,9 @@ class Threshold(Part):
         b # The batch: `b.idx`, `b.pred`, `b.sup`, `b.pct` …
     )->Tensor: # `(N,)`, in [0, 1]
         raise NotImplementedError(f'{type(self).__name__}.forward')
-    @property
-    def level(self)->Tensor: "One number to follow in `recorder.ssl['threshold']`, or None"
+    level = None   # one number to follow in `recorder.ssl['threshold']`
 
-# %% ../../nbs/10_semi.consistency.ipynb #0dee0551
+# %% ../../nbs/10_semi.consistency.ipynb #ee79754a
 class ConsistencyCallback(SSLCallback):
     "Draw the student view's prediction towards a target from the target view; most methods are one choice of these arguments"
     target_view,student_view = 'weak','strong'
@@ -87,7 +86,7 @@ class ConsistencyCallback(SSLCallback):
     ):
         if threshold is not None and not callable(threshold): check_share(threshold, 'threshold')
         check_weight(weight); check_positive(temperature, 'temperature')
-        if distance not in distances: raise ValueError(f"distance={distance!r}: must be one of {', '.join(map(repr, distances))}")
+        if distance not in consistency_distances: raise ValueError(f"distance={distance!r}: must be one of {', '.join(map(repr, consistency_distances))}")
         if teacher is not None: check_share(teacher, 'teacher', zero=True)
         for n,v,c in (('align',align,DistributionAlignment), ('adjust',adjust,LogitAdjustment)):
             if isinstance(v, type) or v is True: raise TypeError(f'{n}={v!r}: pass an object, {n}={c.__name__}()')
@@ -100,15 +99,15 @@ class ConsistencyCallback(SSLCallback):
     @property
     def logs(self): return () if self.threshold is None else ('kept','pseudo_acc')
     def setup(self):
-        if self.teacher is not None: self.ema = EMATeacher(unwrap(self.model), self.teacher, warmup=True).train()   # batch statistics and dropout, as published
+        if self.teacher is not None: self.teacher_model = EMATeacher(unwrap(self.model), self.teacher, warmup=True).train()   # batch statistics and dropout, as published
     def stepped(self):
-        if self.teacher is not None: self.ema.update()
+        if self.teacher is not None: self.teacher_model.update()
 
     def target_logits(self,
         b # The batch
     )->Tensor: # `(N, C)`
         "Logits that give the target"
-        return b.u[self.target_view].detach() if self.teacher is None else b.run(self.ema, f'u.{self.target_view}', output='logits')
+        return b.u[self.target_view].detach() if self.teacher is None else b.run(self.teacher_model, f'u.{self.target_view}', output='logits')
     def student_logits(self,
         b # The batch
     )->Tensor: # `(N, C)`
