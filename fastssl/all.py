@@ -34,6 +34,7 @@ from .semi.defixmatch import *
 from .semi.flexmatch import *
 from .semi.adaptive import *
 from .semi.mixmatch import *
+from .semi.mutual import *
 from .semi.vat import *
 from .semi.mcc import *
 from .semi.dst import *
@@ -46,6 +47,7 @@ from .learner import *
 from .report import *
 from .export import *
 from .own_data import *
+from .self_train import *
 
 # %% ../nbs/99_all.ipynb #4f9c52f6
 _general = 'Block','Classifier','CrossEntropyLoss','ImageClassifierHead'
