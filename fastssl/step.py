@@ -14,7 +14,7 @@ from itertools import combinations
 from types import FunctionType
 from fastai.vision.all import *
 from fastai.callback.mixup import MixHandler
-from .core import plain_float32
+from .core import check_share, check_weight, plain_float32
 from .loaders import EpochDL
 from .views import Views
 from .ema import in_fit
@@ -262,6 +262,8 @@ def check_methods(
     if num_distrib()>1: raise NotImplementedError('semi-supervised steps in distributed training are not there yet: train on one device')
     for m in methods:
         who = type(m).__name__
+        check_weight(m.weight, f'{who}.weight')
+        if isinstance(t:=vars(m).get('threshold'), (int,float)): check_share(t, f'{who}.threshold')
         if m.steps is not None: raise NotImplementedError(f'{who}.steps: further optimiser steps in a batch are not there yet')
         if (m.views or m.draws) and pool is None: raise ValueError(f'{who} needs unlabelled items, and these data have none: dls.add_unlabeled(items)')
         for v in (*L(m.views), *L(m.labeled_views), *L(m.draws)): views.check(v, who)
