@@ -33,22 +33,25 @@ def test_the_pool_has_a_gradient(name):
         gs.append(torch.cat([g.flatten() for g in learn.late_spy.gs[-1]])); assert gs[-1].isfinite().all()
     assert (gs[0]-gs[1]).abs().max()>1e-7
 
-def snapshot(learn, cb): return deepcopy(learn.model.state_dict()),deepcopy(learn.opt.state_dict()),cb.state_dict(),learn.dls.unlabeled.pos
+sharp = dict(METHODS, flexmatch=partial(FlexMatchCallback, .3), freematch=partial(FreeMatchCallback, .98), softmatch=partial(SoftMatchCallback, momentum=.98), adamatch=partial(AdaMatchCallback, .98, momentum=.98))
 @every
 def test_resumes_bit_for_bit(name):
-    learn = fit(learner(a:=METHODS[name]()), 2)
-    net,opt,state,pos = snapshot(learn, a)
+    "With its state a run goes on as if it had not stopped; without it, otherwise"
+    def mk_one(): return learner(sharp[name](), lr=2e-2)
+    def method(l): return first(l._grab_cbs(SSLCallback))
     def go_on(l):
         set_seed(9); l.dls.train.rng = random.Random(9)
-        return fit(l)
-    want = weights(go_on(learn).model)
-    other = learner(b:=METHODS[name]())
-    other.model.load_state_dict(net); other.create_opt(); other.opt.load_state_dict(opt); b.load_state_dict(state); other.dls.unlabeled.pos = pos
-    assert torch.equal(weights(go_on(other).model), want)
-    if state:                                                     # and it is the state that does it
-        fresh = learner(METHODS[name]()); fresh.model.load_state_dict(net); fresh.create_opt(); fresh.opt.load_state_dict(opt); fresh.dls.unlabeled.pos = pos
-        ends = {k:v for k,v in fit(fresh)._grab_cbs(SSLCallback)[0].state_dict().items()}
-        assert str(ends)!=str(a.state_dict())
+        return weights(fit(l).model)
+    learn = fit(mk_one(), 4)
+    net,opt,state,pos = deepcopy(learn.model.state_dict()),deepcopy(learn.opt.state_dict()),method(learn).state_dict(),learn.dls.unlabeled.pos
+    want = go_on(learn)
+    def resumed(with_state):
+        l = mk_one()
+        l.model.load_state_dict(net); l.create_opt(); l.opt.load_state_dict(opt); l.dls.unlabeled.pos = pos
+        if with_state: method(l).load_state_dict(state)
+        return go_on(l)
+    assert torch.equal(resumed(True), want)
+    if state and name!='dash': assert not torch.equal(resumed(False), want)          # Dash's bound comes from a warm-up that each fit has anew
 
 @every
 def test_beside_fastai(name):
@@ -74,21 +77,29 @@ def test_odd_data(name):
 
 @pytest.mark.parametrize('name', [n for n in METHODS if n not in no_threshold])
 def test_nobody_is_sure(name):
-    "No row, or none of a class, passes the threshold: finite, no gradient from pseudo-labels"
-    cb = METHODS[name]()
-    keep,cb.keep = cb.keep,lambda p, b=None: keep(p, b)*0
-    learn = fit(learner([cb, LateSpy()]))
-    assert weights(learn.model).isfinite().all() and max(learn.recorder.ssl['kept'])==0
-    if cb.threshold is not None and callable(cb.threshold): cb.keep = lambda p, b=None: keep(p, b)*(p.argmax(1)!=3)
-    else: cb.keep = lambda p, b=None: keep(p, b)*(p.argmax(1)!=3)
-    assert weights(fit(learn).model).isfinite().all()
+    "No row, or none of a class, passes the threshold: what is left of the gradient is that of the terms beside"
+    def grads(weight, compare):
+        cb = METHODS[name](); cb.weight = weight
+        keep,cb.keep = cb.keep,lambda p, b=None: keep(p, b)*0
+        if not compare: cb.compare = lambda y, p: 0.*y.sum(1)
+        learn = fit(learner([cb, LateSpy()]))
+        assert max(learn.recorder.ssl['kept'])==0
+        return torch.cat([g.flatten() for g in learn.late_spy.gs[-1]])
+    a,b = grads(1., True),grads(1., False)
+    assert a.isfinite().all() and torch.equal(a, b)
+    cb = METHODS[name](); keep = cb.keep
+    cb.keep = lambda p, b=None: keep(p, b)*(p.argmax(1)!=3)
+    assert weights(fit(learner(cb)).model).isfinite().all()
 
+_aten = torch.ops.aten
+waits = {_aten._local_scalar_dense, _aten.lift_fresh, _aten.nonzero, _aten.bincount, _aten.masked_select, _aten._unique2, _aten.unique_dim, _aten.repeat_interleave}
 class Ops(TorchDispatchMode):
     "Counts operator calls; remembers those that fetch a value from the device or bring a constant to it"
     def __init__(self): super().__init__(); self.n,self.bad = 0,[]
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.n += 1
-        if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.lift_fresh, torch.ops.aten.nonzero, torch.ops.aten.bincount): self.bad.append(func)
+        by_mask = func.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_) and any(i is not None and i.dtype in (torch.bool,torch.uint8) for i in args[1])
+        if by_mask or func.overloadpacket in waits: self.bad.append(func)
         return func(*args, **(kwargs or {}))
 
 @every
@@ -104,8 +115,8 @@ def test_no_wait_and_no_loop_over_rows(name, monkeypatch):
                 ops.append(o); return out
             return _f
         learn = learner(cb, mk_dls(uratio=uratio))
-        for k in ('before_forward','unsup_loss','sup_loss'):
-            if getattr(cb, k) is not None and not (isinstance(getattr(type(cb), k, None), property)): setattr(cb, k, counted(getattr(cb, k)))
+        for k in ('before_forward','unsup_loss','sup_loss','annealed','both_views'):
+            if getattr(type(cb), k, None) is not None and not isinstance(getattr(type(cb), k), property): setattr(cb, k, counted(getattr(cb, k)))
         fit(learn)
         assert not [o.bad for o in ops if o.bad], ops
         return [o.n for o in ops]
@@ -118,6 +129,7 @@ def test_no_wait_on_a_gpu(name):
     cb = METHODS[name]()
     def strict(f):
         def _f(b):
+            for v in ('weak2','strong','strong2'): b.x.u[v]; b.x.l[v]
             torch.cuda.set_sync_debug_mode('error')
             try: return f(b)
             finally: torch.cuda.set_sync_debug_mode('default')
