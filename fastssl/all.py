@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/99_all.ipynb #d421f755
 from .core import *
+from .calibration import *
 from .losses.semi import *
 from .losses.adapt import *
 from .losses.adversarial import *
@@ -31,6 +32,11 @@ from .adapt.afn import *
 from .adapt.mcd import *
 from .adapt.mdd import *
 from .adapt.regda import *
+from .distill.keys import *
+from .distill.store import *
+from .distill.save import *
+from .distill.losses import *
+from .distill.block import *
 from .learner import *
 from .report import *
 

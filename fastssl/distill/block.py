@@ -6,17 +6,17 @@
 __all__ = ['SoftTarget', 'TensorSoftCategory', 'TensorSoftMultiCategory', 'SoftPair', 'SoftLabeller', 'SoftCategorize',
            'SoftMultiCategorize', 'SoftCategoryBlock', 'SoftMultiCategoryBlock']
 
-# %% ../../nbs/30_distill.block.ipynb #ed011ca6
+# %% ../../nbs/30_distill.block.ipynb #3ca95bdd
 from fastai.vision.all import *
 from .losses import DistillLoss, MultiDistillLoss
 from .save import match_classes
 from .store import SoftTargets
 
-# %% ../../nbs/30_distill.block.ipynb #d4c00a17
+# %% ../../nbs/30_distill.block.ipynb #f9089af3
 _rowwise = {Tensor.__getitem__, Tensor.index_select, torch.index_select}
 _joining = {torch.stack, torch.cat}
 _parting = {Tensor.split, torch.split, Tensor.chunk, torch.chunk, Tensor.unbind, torch.unbind}
-_same    = {Tensor.cpu, Tensor.cuda, Tensor.clone, torch.clone, Tensor.detach, Tensor.contiguous, Tensor.pin_memory}
+_same    = {Tensor.cpu, Tensor.cuda, torch.clone, Tensor.detach, Tensor.contiguous, Tensor.pin_memory}
 _no_rows = type(None),type(...),tuple        # indices that are not about rows
 
 def _rebuild(cls, *args): return cls(*args)
@@ -42,10 +42,12 @@ class SoftTarget:
             if res is me or not isinstance(me, SoftTarget) or me.soft is None: return res
             both = lambda f: (f(me.soft),f(me.known))
             if func is Tensor.to: return cls(res, *both(lambda c: c.to(res.device, non_blocking=kwargs.get('non_blocking', False)))) if res.dtype==me.dtype else res
-            if func in _same or (func in _rowwise and not isinstance(args[1], _no_rows)): return cls(res, *both(lambda c: func(c, *args[1:], **kwargs)))
-            if func in _parting: return type(res)(cls(*o) for o in zip(res, *both(lambda c: func(c, *args[1:], **kwargs))))
+            rows = me.known.ndim>0          # a batch; a single item has nothing to be indexed by row
+            if func in _same or (rows and func in _rowwise and not isinstance(args[1], _no_rows)): return cls(res, *both(lambda c: func(c, *args[1:], **kwargs)))
+            if rows and func in _parting: return type(res)(cls(*o) for o in zip(res, *both(lambda c: func(c, *args[1:], **kwargs))))
         return res
     def __reduce_ex__(self, proto): return _rebuild,(type(self), self.as_subclass(Tensor), self.soft, self.known)
+    def clone(self, **kwargs): return type(self)(*(None if o is None else o.clone() for o in (self.as_subclass(Tensor), self.soft, self.known)))
     def __deepcopy__(self, memo): return self.clone()
 
 class TensorSoftCategory(SoftTarget, TensorCategory):
@@ -55,7 +57,7 @@ class TensorSoftMultiCategory(SoftTarget, TensorMultiCategory):
     "Rows of 0 and 1, a column a class, with the teacher's logits of the same rows"
     plain = TensorMultiCategory
 
-# %% ../../nbs/30_distill.block.ipynb #6e840ed9
+# %% ../../nbs/30_distill.block.ipynb #da12169f
 class SoftPair:
     "The label of an item and its logits, which are read when they are needed (no tuple: transforms map over tuples)"
     def __init__(self,
@@ -71,7 +73,9 @@ class SoftLabeller:
     def __init__(self,
         soft:SoftTargets, # The teacher's logits
         get_label=None # Item → label, or None
-    ): store_attr()
+    ):
+        store_attr()
+        self.__name__ = 'soft_label'       # an object without one is wrapped in a closure by `Transform`, which spawned workers cannot unpickle
     def __call__(self, item): return SoftPair(item, None if self.get_label is None else _no_nan(self.get_label(item)), self.soft)
 def _no_nan(o): return None if isinstance(o, float) and o!=o else o
 
@@ -82,7 +86,7 @@ def labeller(self:SoftTargets,
     "`get_y` of a block whose targets are a `SoftCategoryBlock` of this store"
     return SoftLabeller(self, get_label)
 
-# %% ../../nbs/30_distill.block.ipynb #0059dc58
+# %% ../../nbs/30_distill.block.ipynb #8084120f
 class SoftCategorize(Categorize):
     "`SoftPair` → `TensorSoftCategory`, the teacher's columns in the order of our classes"
     loss_cls,activation = DistillLoss,'softmax'

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['top_logits', 'all_logits', 'partial_path', 'as_logits', 'StoreWriter', 'read_manifest', 'SoftTargets']
 
-# %% ../../nbs/30_distill.store.ipynb #0812e08a
+# %% ../../nbs/30_distill.store.ipynb #6ec2ba66
 import errno, json, shutil, zlib
 from hashlib import blake2b
 import numpy as np
@@ -15,7 +15,7 @@ from ..calibration import expected_calibration_error
 from ..data import rows_of
 from .keys import ItemKey, KeyIndex, unique_keys
 
-# %% ../../nbs/30_distill.store.ipynb #584b6393
+# %% ../../nbs/30_distill.store.ipynb #1ef963ff
 def top_logits(
     z:np.ndarray, # Logits `(N, C)`, float32
     k:int # Classes to keep
@@ -36,7 +36,7 @@ def all_logits(
     np.put_along_axis(z, cls.astype(np.int64), top[:,:-1], 1)
     return z
 
-# %% ../../nbs/30_distill.store.ipynb #ff42a221
+# %% ../../nbs/30_distill.store.ipynb #d2772fdd
 def _write_json(path, o):
     tmp = path.with_suffix('.tmp')
     with open(tmp, 'w', encoding='utf-8') as f:
@@ -69,7 +69,7 @@ def as_logits(
         z = np.log(z) if activation=='softmax' else np.log(z)-np.log((1-z).clip(1e-7))
     return z
 
-# %% ../../nbs/30_distill.store.ipynb #02b48ca8
+# %% ../../nbs/30_distill.store.ipynb #a2f79a28
 class StoreWriter:
     "Writes a store chunk by chunk, and goes on where a killed one stopped"
     def __init__(self,
@@ -109,6 +109,11 @@ class StoreWriter:
             self.complete,self.done = True,len(self.keys)
             return
         if not self.resume and self.part.exists(): shutil.rmtree(self.part)
+        if (self.part/'manifest.json').exists():                 # whole, but killed before it had its name
+            self._differs(read_manifest(self.part), self.part)
+            self._name()
+            self.complete,self.done = True,len(self.keys)
+            return
         if (self.part/'progress.json').exists():
             p = json.loads((self.part/'progress.json').read_text(encoding='utf-8'))
             self._differs(p['meta'], self.part)
@@ -162,7 +167,10 @@ class StoreWriter:
         for f in self.files.values(): f.close()
         KeyIndex.write(self.part, self.keys)
         _write_json(self.part/'manifest.json', dict(self.meta, crc=self.crc))
-        (self.part/'progress.json').unlink()
+        self._name()
+    def _name(self):
+        "Rename the finished folder"
+        (self.part/'progress.json').unlink(missing_ok=True)
         old = self.path.with_name(self.path.name+'.old')
         if self.path.exists(): self.path.rename(old)             # only with resume=False
         self.part.rename(self.path)
@@ -171,7 +179,7 @@ class StoreWriter:
         "Let go of the files, whatever happened"
         for f in vars(self).get('files', {}).values(): f.close()
 
-# %% ../../nbs/30_distill.store.ipynb #c4eaf383
+# %% ../../nbs/30_distill.store.ipynb #a2e714b3
 def read_manifest(
     path:Path # Folder of a store
 )->dict:
@@ -263,7 +271,7 @@ class SoftTargets:
     def __contains__(self, item): return self.row(item)>=0
     def missing(self, item): return f"no soft target for {str(item)[:200]}: its key is '{self.key(item)}' (by {self.key.scheme}); keys of the {len(self)} rows look like '{self._arrays[1].key(0)}'"
 
-# %% ../../nbs/30_distill.store.ipynb #1dcafa6c
+# %% ../../nbs/30_distill.store.ipynb #ab5acbec
 @patch(cls_method=True)
 def from_dict(cls:SoftTargets,
     d:dict, # Key, such as a file name → logits, a list or tensor of the same length for all
@@ -338,7 +346,7 @@ def from_parquet(cls:SoftTargets,
     "A store of a Parquet file"
     return cls.from_df(pd.read_parquet(fname), **kwargs)
 
-# %% ../../nbs/30_distill.store.ipynb #1bfa8bfa
+# %% ../../nbs/30_distill.store.ipynb #0163fdb9
 @patch
 def check(self:SoftTargets,
     items, # As the dataset has them
