@@ -57,16 +57,17 @@ def quiet(
     "`learn` without progress bar and table, inside"
     with learn.no_bar(), learn.no_logging(): yield learn
 
-# %% ../nbs/09_digits.ipynb #a36c0483
+# %% ../nbs/09_digits.ipynb #46d12a8e
 def loss_off_learner(
     cb, # An `SSLCallback`
     weak:Tensor, # Logits of the pool's weak view `(N, C)`
     strong:Tensor=None, # Of its strong view
     n_pool:int=8, # Size of the pool that thresholds are told
     **batch # What else the method reads of the batch: `idx`, `pred`, `sup`, `pct` …
-)->Tensor: # What it logs becomes attributes of `cb`
+)->Tensor: # What it logs is in `cb.logged`
     "The loss of `cb` on given logits"
-    cb.log = lambda name, v: setattr(cb, name, v)
+    cb.logged = {}
+    cb.log = cb.logged.__setitem__
     for o in vars(cb).values():
         if isinstance(o, Part) and not len(o.state_dict()): o.setup(weak.shape[1], n_pool)
     return cb.unsup_loss(SimpleNamespace(**{**dict(u=AttrDict(weak=weak, strong=strong), truth=None, pct=0.), **batch}))

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['DistributionAlignment', 'LogitAdjustment', 'Threshold', 'ConsistencyCallback']
 
-# %% ../../nbs/10_semi.consistency.ipynb #444697bf
+# %% ../../nbs/10_semi.consistency.ipynb #e93c8d91
 from fastai.basics import *
 from ..core import *
 from ..losses.semi import consistency, distances
 from ..ema import EMATeacher
 from ..step import Part, SSLCallback, unwrap
 
-# %% ../../nbs/10_semi.consistency.ipynb #a6aeaaf6
+# %% ../../nbs/10_semi.consistency.ipynb #50b8d2a2
 class DistributionAlignment(Part):
     "Scale probabilities so that their running mean is `target`"
     def __init__(self,
@@ -40,7 +40,7 @@ class DistributionAlignment(Part):
         q = p*ratio
         return q/q.sum(1, keepdim=True)
 
-# %% ../../nbs/10_semi.consistency.ipynb #66178425
+# %% ../../nbs/10_semi.consistency.ipynb #3d08ba78
 class LogitAdjustment(Part):
     "The bias of the model towards classes, $\\tau\\log\\hat q$, to be taken off target logits and put on student logits"
     def __init__(self,
@@ -58,7 +58,7 @@ class LogitAdjustment(Part):
         self.mean.lerp_(logits.softmax(1).mean(0), 1-self.momentum)
         return self.tau*self.mean.log()
 
-# %% ../../nbs/10_semi.consistency.ipynb #d946abf6
+# %% ../../nbs/10_semi.consistency.ipynb #14632ef4
 class Threshold(Part):
     "Base of the thresholds that adapt: target probabilities → weight of each row"
     def forward(self,
@@ -66,10 +66,9 @@ class Threshold(Part):
         b # The batch: `b.idx`, `b.pred`, `b.sup`, `b.pct` …
     )->Tensor: # `(N,)`, in [0, 1]
         raise NotImplementedError(f'{type(self).__name__}.forward')
-    @property
-    def level(self)->Tensor: "One number to follow in `recorder.ssl['threshold']`, or None"
+    level = None   # one number to follow in `recorder.ssl['threshold']`
 
-# %% ../../nbs/10_semi.consistency.ipynb #03ded6a6
+# %% ../../nbs/10_semi.consistency.ipynb #ee79754a
 class ConsistencyCallback(SSLCallback):
     "Draw the student view's prediction towards a target from the target view; most methods are one choice of these arguments"
     target_view,student_view = 'weak','strong'

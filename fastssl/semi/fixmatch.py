@@ -6,29 +6,17 @@
 __all__ = ['FixMatchCallback']
 
 # %% ../../nbs/10_semi.fixmatch.ipynb #4a0fc768
-from fastai.basics import *
-from ..core import check_positive, pseudo_label
-from ..losses.semi import fixmatch_consistency_loss
-from ..step import SSLCallback
+from fastcore.meta import delegates
+from .consistency import ConsistencyCallback
 
 # %% ../../nbs/10_semi.fixmatch.ipynb #831024b2
-class FixMatchCallback(SSLCallback):
+class FixMatchCallback(ConsistencyCallback):
     "Cross-entropy of the strong view against confident predictions of the weak view ([FixMatch](https://arxiv.org/abs/2001.07685))"
-    views = 'weak','strong'
-    logs = 'kept','pseudo_acc'
+    @delegates(ConsistencyCallback.__init__)
     def __init__(self,
-        threshold:float=.95, # Least confidence of a pseudo-label, in (0, 1]
+        threshold=.95, # Least confidence of a pseudo-label, in (0, 1], or a `Threshold`
         weight=1., # Of the unlabelled loss: a number, or a function of the share of training done
         hard:bool=True, # Train on the class, or on the sharpened distribution?
-        temperature:float=.5 # Of that distribution: below 1 sharpens; not used by hard labels
-    ):
-        if not 0<threshold<=1: raise ValueError(f'threshold={threshold}: a confidence lies in (0, 1]')
-        if not callable(weight) and weight<0: raise ValueError(f'weight={weight}: must not be negative')
-        check_positive(temperature, 'temperature')
-        store_attr()
-
-    def unsup_loss(self, b):
-        loss,kept = fixmatch_consistency_loss(b.u.weak, b.u.strong, self.temperature, self.threshold, self.hard)
-        self.log('kept', kept)
-        if b.truth is not None: self.log_pseudo_labels(b, *pseudo_label(b.u.weak, self.threshold, inclusive=True)[:2])
-        return loss
+        temperature:float=.5, # Of that distribution: below 1 sharpens; not used by hard labels
+        **kwargs
+    ): super().__init__(threshold, weight, hard, temperature, **kwargs)
