@@ -30,7 +30,7 @@ def rows_in_memory(
     with ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext():
         try: parts = list(zip(*reader))
         except RuntimeError as e: raise ValueError(f'in_memory=True needs items of one shape, add item_tfms=Resize(…): {e}') from None
-    return tuple(retain_type(torch.cat([p.as_subclass(Tensor) for p in ps]), ps[0]) for ps in parts)
+    return tuple(map(torch.cat, parts))
 
 class RowsDL(TfmdDL):
     "A loader of rows by index: of `dataset`, or of `tensors` when it has them"

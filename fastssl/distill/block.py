@@ -6,13 +6,13 @@
 __all__ = ['SoftTarget', 'TensorSoftCategory', 'TensorSoftMultiCategory', 'SoftPair', 'SoftLabeller', 'SoftCategorize',
            'SoftMultiCategorize', 'SoftCategoryBlock', 'SoftMultiCategoryBlock']
 
-# %% ../../nbs/30_distill.block.ipynb #3ca95bdd
+# %% ../../nbs/30_distill.block.ipynb #9a5cc260
 from fastai.vision.all import *
 from .losses import DistillLoss, MultiDistillLoss
 from .save import match_classes
 from .store import SoftTargets
 
-# %% ../../nbs/30_distill.block.ipynb #f9089af3
+# %% ../../nbs/30_distill.block.ipynb #652f24fe
 _rowwise = {Tensor.__getitem__, Tensor.index_select, torch.index_select}
 _joining = {torch.stack, torch.cat}
 _parting = {Tensor.split, torch.split, Tensor.chunk, torch.chunk, Tensor.unbind, torch.unbind}
@@ -57,7 +57,7 @@ class TensorSoftMultiCategory(SoftTarget, TensorMultiCategory):
     "Rows of 0 and 1, a column a class, with the teacher's logits of the same rows"
     plain = TensorMultiCategory
 
-# %% ../../nbs/30_distill.block.ipynb #da12169f
+# %% ../../nbs/30_distill.block.ipynb #8e9cc8b9
 class SoftPair:
     "The label of an item and its logits, which are read when they are needed (no tuple: transforms map over tuples)"
     def __init__(self,
@@ -68,15 +68,13 @@ class SoftPair:
     @property
     def logits(self): return self.soft.get(self.item)
 
-class SoftLabeller:
-    "`get_y` of a dataset with soft targets"
+class SoftLabeller(ItemTransform):
+    "`get_y` of a dataset with soft targets; an item that is a tuple is one item"
     def __init__(self,
         soft:SoftTargets, # The teacher's logits
         get_label=None # Item → label, or None
-    ):
-        store_attr()
-        self.__name__ = 'soft_label'       # an object without one is wrapped in a closure by `Transform`, which spawned workers cannot unpickle
-    def __call__(self, item): return SoftPair(item, None if self.get_label is None else _no_nan(self.get_label(item)), self.soft)
+    ): super().__init__(); store_attr()
+    def encodes(self, item): return SoftPair(item, None if self.get_label is None else _no_nan(self.get_label(item)), self.soft)
 def _no_nan(o): return None if isinstance(o, float) and o!=o else o
 
 @patch
@@ -86,7 +84,7 @@ def labeller(self:SoftTargets,
     "`get_y` of a block whose targets are a `SoftCategoryBlock` of this store"
     return SoftLabeller(self, get_label)
 
-# %% ../../nbs/30_distill.block.ipynb #8084120f
+# %% ../../nbs/30_distill.block.ipynb #73e2a866
 class SoftCategorize(Categorize):
     "`SoftPair` → `TensorSoftCategory`, the teacher's columns in the order of our classes"
     loss_cls,activation = DistillLoss,'softmax'
