@@ -142,8 +142,8 @@ class RepeatIdxs:
         return res[:self.n]
 
 class EpochDL(RowsDL):
-    "The labelled batches of one epoch; beside the current one, `raw` is it before its transforms, `u` that of the pool, `b` what the step makes of them"
-    pool = keep = u = b = None
+    "The labelled batches of one epoch; beside the current one, `raw` is it before its transforms, `u` that of the pool, `b` what the step makes of them; `ended` is called when the loop is over"
+    pool = keep = u = b = ended = None
     @classmethod
     def create(cls,
         dl:DataLoader, # The labelled training loader
@@ -169,3 +169,4 @@ class EpochDL(RowsDL):
         finally:
             if pool: pool.close()
             self.u = self.keep.raw = self.b = None
+            if self.ended: self.ended()

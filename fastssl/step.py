@@ -50,7 +50,7 @@ def unwrap(
     return getattr(model, 'module', model)
 def _plain(xb): return tuple(x.as_subclass(Tensor) if isinstance(x, Tensor) else x for x in tuplify(xb))
 
-# %% ../nbs/08_step.ipynb #107c5efb
+# %% ../nbs/08_step.ipynb #c5da89fe
 def tap(
     net:nn.Module, # A network
     paths:dict # Name → path of a module in it, as in `net.named_modules()`
@@ -180,7 +180,7 @@ class SSLCallback(Callback):
     def setup(self): "Create state, once: `self.n_out` and `self.n_pool` are known"
     def before_forward(self, b): "Change `b.x` and `b.y` before the forward pass"
     def trained(self)->list: # Parameters
-        "What the learner's optimizer shall train beside the model: it joins the last parameter group during the fit"
+        "What the learner's optimizer shall train beside the model: it joins the last parameter group while an epoch trains"
         return []
     def stepped(self): "Follow the model: the optimiser has made a step in this batch"
 
@@ -311,7 +311,6 @@ class UnlabeledBatch(Callback):
     def before_fit(self):
         if not in_fit(self.learn): return
         self.restore()                                      # of an interrupted lr_find
-        self._join(())                                      # of one that was interrupted
         self.checked = False
         self.base_loss,self.history,self.pending = self.learn.loss_func,{},{}
         if hasattr(self.learn, 'recorder'): self.recorder.ssl = self.history
@@ -331,6 +330,7 @@ class UnlabeledBatch(Callback):
         self.epoch_dl = self.learn.dl = EpochDL.create(self.learn.dl, pool, draw=bool(views or draws))
         for m in ms: m.prepare()
         self._join([p for m in ms for p in m.trained()])
+        self.epoch_dl.ended = partial(self._join, ())       # checkpoints, `export`, `lr_find` know the model's parameters only
         if hasattr(self.learn, 'lr_finder') and self.kept is None: self.kept = [m.state_dict() for m in ms],pool and pool.pos
 
     def _check(self):
@@ -340,7 +340,7 @@ class UnlabeledBatch(Callback):
         if sup and mix: raise ValueError(f'{type(mix).__name__} mixes labels through the loss function, which {type(sup).__name__} replaces: use one of them')
         self.checked = True
     def _join(self, params):
-        "Let the optimizer's last group end with `params`, and with no others of methods"
+        "Let the optimizer's last group end with `params`, and no others of methods"
         opt = self.learn.opt
         if opt is None or (not params and not self.joined): return
         *rest,last = opt.param_lists
@@ -418,7 +418,6 @@ class UnlabeledBatch(Callback):
     def after_fit(self):
         if not in_fit(self.learn): return
         self.after_train()
-        self._join(())
         self.restore()
     def restore(self):
         "Undo what `lr_find` did to methods and pool"
