@@ -1035,4 +1035,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'fastssl.views.Views.__init__': ('views.html#views.__init__', 'fastssl/views.py'),
                                'fastssl.views.Views._make': ('views.html#views._make', 'fastssl/views.py'),
                                'fastssl.views.Views.check': ('views.html#views.check', 'fastssl/views.py'),
-                               'fastssl.views.Views.kind': ('views.html#views.kind', 'fastssl/views.py')}}}
+                               'fastssl.views.Views.kind': ('views.html#views.kind', 'fastssl/views.py')},
+            'fastssl.workflows': { 'fastssl.workflows.born_again': ('workflows.html#born_again', 'fastssl/workflows.py'),
+                                   'fastssl.workflows.distill_learner': ('workflows.html#distill_learner', 'fastssl/workflows.py'),
+                                   'fastssl.workflows.fresh_copy': ('workflows.html#fresh_copy', 'fastssl/workflows.py')}}}
