@@ -69,6 +69,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'fastssl.cli.digits_demo': ('cli.html#digits_demo', 'fastssl/cli.py'),
                              'fastssl.cli.digits_learner': ('cli.html#digits_learner', 'fastssl/cli.py'),
                              'fastssl.cli.fastssl_train': ('cli.html#fastssl_train', 'fastssl/cli.py')},
+            'fastssl.cli_distill': { 'fastssl.cli_distill.distill_folder': ('cli_distill.html#distill_folder', 'fastssl/cli_distill.py'),
+                                     'fastssl.cli_distill.fastssl_distill': ('cli_distill.html#fastssl_distill', 'fastssl/cli_distill.py')},
             'fastssl.core': { 'fastssl.core.SchedCos716': ('core.html#schedcos716', 'fastssl/core.py'),
                               'fastssl.core.SchedInverseDecay': ('core.html#schedinversedecay', 'fastssl/core.py'),
                               'fastssl.core.SchedRampUp': ('core.html#schedrampup', 'fastssl/core.py'),
