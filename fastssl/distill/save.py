@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mean_logits', 'weights_hash', 'loss_activation', 'Teacher', 'check_loader', 'save_soft_targets', 'match_classes']
 
-# %% ../../nbs/30_distill.save.ipynb #f8231106
+# %% ../../nbs/30_distill.save.ipynb #ad28e2b3
 import re
 from contextlib import nullcontext
 from hashlib import blake2b
@@ -19,7 +19,7 @@ from ..data import rows_of
 from .keys import ItemKey, unique_keys
 from .store import SoftTargets, StoreWriter, as_logits
 
-# %% ../../nbs/30_distill.save.ipynb #5d2bcbf0
+# %% ../../nbs/30_distill.save.ipynb #7636f177
 def mean_logits(
     zs:list, # Logits of each member `(N, C)`
     weights=None, # Of each member; default: equal
@@ -34,7 +34,7 @@ def mean_logits(
     mean = lambda logp: (logp+w.log()).logsumexp(0)
     return mean(zs.log_softmax(-1)) if activation=='softmax' else mean(F.logsigmoid(zs))-mean(F.logsigmoid(-zs))
 
-# %% ../../nbs/30_distill.save.ipynb #ce82bf4c
+# %% ../../nbs/30_distill.save.ipynb #585fc4db
 def weights_hash(
     model:nn.Module # Any network
 )->str: # The same for the same weights, wherever they are
@@ -74,7 +74,7 @@ class Teacher:
         "What the teacher says of `items`"
         learn = self.learn
         dl = learn.dls.test_dl(items, **({} if bs is None else dict(bs=bs)))
-        with learn.no_bar(), learn.no_logging(), (dl.dataset.set_split_idx(0) if augment else nullcontext()): z = learn.get_preds(dl=dl, act=noop)[0]
+        with learn.no_bar(), learn.no_logging(), learn.removed_cbs(learn._grab_cbs(Recorder)), (dl.dataset.set_split_idx(0) if augment else nullcontext()): z = learn.get_preds(dl=dl, act=noop)[0]
         z = plain_float32(z[0] if isinstance(z, (tuple,list)) else z)
         if len(z)!=len(items): raise ValueError(f'the learner gave {len(z)} rows for {len(items)} items')
         return z
@@ -97,7 +97,7 @@ def check_loader(
     elif not _same(first(dl), first(dl)): why = 'gives another first batch each time: it shuffles or augments'
     if why: raise ValueError(f'this loader {why}, so its predictions are not those of the items: pass the items themselves, or a loader in order and without augmentation (dls.test_dl(items); DataLoader(…, shuffle=False))')
 
-# %% ../../nbs/30_distill.save.ipynb #d01648ee
+# %% ../../nbs/30_distill.save.ipynb #73c32bf9
 def save_soft_targets(
     teachers, # A `Learner`; several; or a network (or several), with `dl`
     items, # Items of the student's dataset, or a loader of the learner's that has them in order
