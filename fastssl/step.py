@@ -133,14 +133,15 @@ class SSLBatch:
         x, # 'u.weak', 'l.strong2' …: a view, its result kept for other methods; or an input
         grad:bool=False, # Record gradients?
         stats:bool=False, # Update running statistics of batch norms, if `net` is in training mode?
-        output:str=None # Of a net that returns what the model returns: the output of this name alone
+        output:str=None, # Of a net that returns what the model returns: the output of this name alone
+        amp:bool=True # In the precision of the step, or in float32?
     ): # Output of `net` in float32; a tuple if it returns one
-        "A further forward pass, with the precision of the step"
-        key = (id(net), x, grad, stats) if isinstance(x, str) else None
+        "A further forward pass"
+        key = (id(net), x, grad, stats, amp) if isinstance(x, str) else None
         out = self.memo.get(key)
         if out is None:
             if key: x = getattr(self.x, x[0])[x[2:]]
-            with torch.set_grad_enabled(grad), self.hub.amp(), nullcontext() if stats else frozen_stats(net): out = net(*tuplify(x))
+            with torch.set_grad_enabled(grad), self.hub.amp() if amp else nullcontext(), nullcontext() if stats else frozen_stats(net): out = net(*tuplify(x))
             out = tuple(map(plain_float32, out)) if isinstance(out, (tuple,list)) else plain_float32(out)
             if key: self.memo[key] = out
         return out if output is None or isinstance(out, Tensor) else out[self.hub.outs.index(output)]

@@ -8,7 +8,7 @@ __all__ = ['DistributionAlignment', 'LogitAdjustment', 'Threshold', 'Consistency
 # %% ../../nbs/10_semi.consistency.ipynb #e93c8d91
 from fastai.basics import *
 from ..core import *
-from ..losses.semi import consistency, distances
+from ..losses.semi import consistency, consistency_distances
 from ..ema import EMATeacher
 from ..step import Part, SSLCallback, unwrap
 
@@ -86,7 +86,7 @@ class ConsistencyCallback(SSLCallback):
     ):
         if threshold is not None and not callable(threshold): check_share(threshold, 'threshold')
         check_weight(weight); check_positive(temperature, 'temperature')
-        if distance not in distances: raise ValueError(f"distance={distance!r}: must be one of {', '.join(map(repr, distances))}")
+        if distance not in consistency_distances: raise ValueError(f"distance={distance!r}: must be one of {', '.join(map(repr, consistency_distances))}")
         if teacher is not None: check_share(teacher, 'teacher', zero=True)
         for n,v,c in (('align',align,DistributionAlignment), ('adjust',adjust,LogitAdjustment)):
             if isinstance(v, type) or v is True: raise TypeError(f'{n}={v!r}: pass an object, {n}={c.__name__}()')
@@ -99,15 +99,15 @@ class ConsistencyCallback(SSLCallback):
     @property
     def logs(self): return () if self.threshold is None else ('kept','pseudo_acc')
     def setup(self):
-        if self.teacher is not None: self.ema = EMATeacher(unwrap(self.model), self.teacher, warmup=True).train()   # batch statistics and dropout, as published
+        if self.teacher is not None: self.teacher_model = EMATeacher(unwrap(self.model), self.teacher, warmup=True).train()   # batch statistics and dropout, as published
     def stepped(self):
-        if self.teacher is not None: self.ema.update()
+        if self.teacher is not None: self.teacher_model.update()
 
     def target_logits(self,
         b # The batch
     )->Tensor: # `(N, C)`
         "Logits that give the target"
-        return b.u[self.target_view].detach() if self.teacher is None else b.run(self.ema, f'u.{self.target_view}', output='logits')
+        return b.u[self.target_view].detach() if self.teacher is None else b.run(self.teacher_model, f'u.{self.target_view}', output='logits')
     def student_logits(self,
         b # The batch
     )->Tensor: # `(N, C)`

@@ -1,0 +1,135 @@
+"What every method must hold, whatever it computes: gradient, resume, company, odd data, no wait for the device"
+import pytest, torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from helpers import *
+from test_compose import CPUAmp
+
+low = .105         # just above 1/10: an untrained network is sure enough of some rows and not of others
+METHODS = dict(
+    pseudo_label = partial(PseudoLabelCallback, low), pi_model = partial(PiModelCallback, weight=1.), mean_teacher = partial(MeanTeacherCallback, .9, weight=1.),
+    self_ensemble = partial(SelfEnsembleCallback, low, teacher=.9), uda = partial(UDACallback, low), uda_tsa = partial(UDACallback, low, tsa='exp'), mcc = MCCCallback,
+    fixmatch = partial(FixMatchCallback, low), fixmatch_aligned = lambda: FixMatchCallback(low, align=DistributionAlignment("labels", .9)), fixmatch_adjusted = lambda: FixMatchCallback(low, adjust=LogitAdjustment(momentum=.9)),
+    fixmatch_teacher = partial(FixMatchCallback, low, teacher=.9), flexmatch = partial(FlexMatchCallback, low), defixmatch = partial(DeFixMatchCallback, threshold=low),
+    freematch = partial(FreeMatchCallback, .9), softmatch = partial(SoftMatchCallback, momentum=.9), adamatch = partial(AdaMatchCallback, .9, momentum=.9), dash = partial(DashCallback, .05, 1.001),
+    mixmatch = partial(MixMatchCallback, weight=1.), vat = VATCallback, dst = partial(DSTCallback, low, max_iters=10), self_tuning = partial(SelfTuningCallback, 4, .9, projection_dim=8),
+)
+every = pytest.mark.parametrize('name', METHODS)
+replaces_loss = {'uda_tsa','defixmatch','mixmatch','self_tuning'}
+no_threshold = {'pi_model','mean_teacher','mcc','mixmatch','vat','self_tuning'}
+
+def learner(cb, dls=None, **kw):
+    dls = dls or mk_dls()
+    set_seed(1); dls.train.rng = random.Random(1)
+    return ssl_learner(dls, tiny_cnn(nf=4, n_out=get_c(dls)), cbs=cb, metrics=accuracy, path=Path(tempfile.mkdtemp()), **{**dict(lr=1e-2), **kw})
+
+@every
+def test_the_pool_has_a_gradient(name):
+    "With weight 1 and weight 0 the gradients differ; a fit changes weights"
+    gs = []
+    for w in (1.,0.):
+        learn = learner([(cb:=METHODS[name]()), LateSpy()]); cb.weight = w
+        before = weights(learn.model); fit(learn); assert not torch.equal(before, weights(learn.model))
+        gs.append(torch.cat([g.flatten() for g in learn.late_spy.gs[-1]])); assert gs[-1].isfinite().all()
+    assert (gs[0]-gs[1]).abs().max()>1e-7
+
+def snapshot(learn, cb): return deepcopy(learn.model.state_dict()),deepcopy(learn.opt.state_dict()),cb.state_dict(),learn.dls.unlabeled.pos
+@every
+def test_resumes_bit_for_bit(name):
+    learn = fit(learner(a:=METHODS[name]()), 2)
+    net,opt,state,pos = snapshot(learn, a)
+    def go_on(l):
+        set_seed(9); l.dls.train.rng = random.Random(9)
+        return fit(l)
+    want = weights(go_on(learn).model)
+    other = learner(b:=METHODS[name]())
+    other.model.load_state_dict(net); other.create_opt(); other.opt.load_state_dict(opt); b.load_state_dict(state); other.dls.unlabeled.pos = pos
+    assert torch.equal(weights(go_on(other).model), want)
+    if state:                                                     # and it is the state that does it
+        fresh = learner(METHODS[name]()); fresh.model.load_state_dict(net); fresh.create_opt(); fresh.opt.load_state_dict(opt); fresh.dls.unlabeled.pos = pos
+        ends = {k:v for k,v in fit(fresh)._grab_cbs(SSLCallback)[0].state_dict().items()}
+        assert str(ends)!=str(a.state_dict())
+
+@every
+def test_beside_fastai(name):
+    "Gradient accumulation, bf16, MixUp on the labelled rows, or a clear refusal"
+    for cbs in ([GradientAccumulation(20)], [CPUAmp()], [MixUp()], [EMACallback(.9)]):
+        learn = learner([METHODS[name](), *cbs])
+        if name in replaces_loss and isinstance(cbs[0], MixUp):
+            with pytest.raises(ValueError, match='MixUp mixes labels'): fit(learn)
+        else: assert weights(fit(learn).model).isfinite().all()
+
+@every
+def test_odd_data(name):
+    "Three classes, three channels, a pool smaller than a batch, batches that do not divide"
+    X,y = digits_data()
+    X,y = np.stack([X]*3, -1)[y<3][:60],y[y<3][:60]
+    known = np.where(np.arange(60)<11, y, -1); known[25:] = -1
+    dls = SSLDataLoaders.from_arrays(X, known, valid=(X[:20],y[:20]), bs=7, uratio=9, n_steps=3, labels=y[known<0], batch_tfms=[Normalize.from_stats([.3]*3,[.37]*3)], vocab=[0,1,2])
+    assert dls.unlabeled.n<dls.unlabeled.bs
+    set_seed(1)
+    learn = ssl_learner(dls, tiny_cnn(3, 3, nf=4), cbs=(cb:=METHODS[name]()), lr=1e-2, metrics=accuracy)
+    fit(learn, 2)
+    assert weights(learn.model).isfinite().all() and learn.get_preds()[0].shape==(20,3)
+
+@pytest.mark.parametrize('name', [n for n in METHODS if n not in no_threshold])
+def test_nobody_is_sure(name):
+    "No row, or none of a class, passes the threshold: finite, no gradient from pseudo-labels"
+    cb = METHODS[name]()
+    keep,cb.keep = cb.keep,lambda p, b=None: keep(p, b)*0
+    learn = fit(learner([cb, LateSpy()]))
+    assert weights(learn.model).isfinite().all() and max(learn.recorder.ssl['kept'])==0
+    if cb.threshold is not None and callable(cb.threshold): cb.keep = lambda p, b=None: keep(p, b)*(p.argmax(1)!=3)
+    else: cb.keep = lambda p, b=None: keep(p, b)*(p.argmax(1)!=3)
+    assert weights(fit(learn).model).isfinite().all()
+
+class Ops(TorchDispatchMode):
+    "Counts operator calls; remembers those that fetch a value from the device or bring a constant to it"
+    def __init__(self): super().__init__(); self.n,self.bad = 0,[]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += 1
+        if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.lift_fresh, torch.ops.aten.nonzero, torch.ops.aten.bincount): self.bad.append(func)
+        return func(*args, **(kwargs or {}))
+
+@every
+def test_no_wait_and_no_loop_over_rows(name, monkeypatch):
+    "A step makes as many operator calls for 60 rows of the pool as for 20, and none that waits for a device"
+    monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)        # as on a GPU: no check of label values
+    def count(uratio):
+        cb,ops = METHODS[name](),[]
+        def counted(f):
+            def _f(b):
+                for v in ('weak2','strong','strong2'): b.x.u[v]; b.x.l[v]     # views are the data's, not the method's
+                with Ops() as o: out = f(b)
+                ops.append(o); return out
+            return _f
+        learn = learner(cb, mk_dls(uratio=uratio))
+        for k in ('before_forward','unsup_loss','sup_loss'):
+            if getattr(cb, k) is not None and not (isinstance(getattr(type(cb), k, None), property)): setattr(cb, k, counted(getattr(cb, k)))
+        fit(learn)
+        assert not [o.bad for o in ops if o.bad], ops
+        return [o.n for o in ops]
+    a,b = count(2),count(6)
+    assert a==b and 0<max(a)<900
+
+@every
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_no_wait_on_a_gpu(name):
+    cb = METHODS[name]()
+    def strict(f):
+        def _f(b):
+            torch.cuda.set_sync_debug_mode('error')
+            try: return f(b)
+            finally: torch.cuda.set_sync_debug_mode('default')
+        return _f
+    learn = learner(cb, mk_dls(device=torch.device('cuda')))
+    for k in ('before_forward','unsup_loss'):
+        if getattr(cb, k) is not None: setattr(cb, k, strict(getattr(cb, k)))
+    fit(learn)
+    assert weights(learn.model).isfinite().all()
+
+@every
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('mode', ['fp16','bf16'])
+def test_mixed_precision_on_a_gpu(name, mode):
+    learn = fit(learner([METHODS[name](), MixedPrecision(mode)], mk_dls(device=torch.device('cuda'))))
+    assert weights(learn.model).isfinite().all()
