@@ -46,7 +46,9 @@ from .distill.store import *
 from .distill.save import *
 from .distill.losses import *
 from .distill.block import *
+from .distill.callback import *
 from .learner import *
+from .workflows import *
 from .report import *
 
 # %% ../nbs/99_all.ipynb #4f9c52f6
