@@ -61,7 +61,7 @@ class NoValidation(Callback):
 
 def saving(tmp, reps):
     for name,size,n,net in (('ResNet-18, 64 px', 64, 512, timm.create_model('resnet18', num_classes=1000)), ('tiny CNN, 32 px', 32, 2048, tiny_cnn(3))):
-        files,i = image_files(tmp/f's{size}', n, size),iter(range(1000))
+        files,i = image_files(tmp/f's{size}', n, size),iter(range(size*1000, 10**6))
         vocab = list(range(1000 if '18' in name else 10))
         dls = DataBlock((ImageBlock, CategoryBlock(vocab)), get_y=lambda f: 0, batch_tfms=[Normalize.from_stats(*imagenet_stats)]).dataloaders(files, bs=64, num_workers=0)
         learn = Learner(dls, net, loss_func=CrossEntropyLossFlat())

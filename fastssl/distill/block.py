@@ -6,13 +6,13 @@
 __all__ = ['SoftTarget', 'TensorSoftCategory', 'TensorSoftMultiCategory', 'SoftPair', 'SoftLabeller', 'SoftCategorize',
            'SoftMultiCategorize', 'SoftCategoryBlock', 'SoftMultiCategoryBlock']
 
-# %% ../../nbs/30_distill.block.ipynb #9a5cc260
+# %% ../../nbs/30_distill.block.ipynb #f67eb355
 from fastai.vision.all import *
 from .losses import DistillLoss, MultiDistillLoss
 from .save import match_classes
 from .store import SoftTargets
 
-# %% ../../nbs/30_distill.block.ipynb #652f24fe
+# %% ../../nbs/30_distill.block.ipynb #3ff153a9
 _rowwise = {Tensor.__getitem__, Tensor.index_select, torch.index_select}
 _joining = {torch.stack, torch.cat}
 _parting = {Tensor.split, torch.split, Tensor.chunk, torch.chunk, Tensor.unbind, torch.unbind}
@@ -57,14 +57,14 @@ class TensorSoftMultiCategory(SoftTarget, TensorMultiCategory):
     "Rows of 0 and 1, a column a class, with the teacher's logits of the same rows"
     plain = TensorMultiCategory
 
-# %% ../../nbs/30_distill.block.ipynb #8e9cc8b9
+# %% ../../nbs/30_distill.block.ipynb #3abb8bd8
 class SoftPair:
     "The label of an item and its logits, which are read when they are needed (no tuple: transforms map over tuples)"
     def __init__(self,
         item, # As the dataset has it
         label, # None where it is not known
         soft:SoftTargets # Where its logits are
-    ): store_attr()
+    ): self.item,self.label,self.soft = item,label,soft
     @property
     def logits(self): return self.soft.get(self.item)
 
@@ -75,6 +75,7 @@ class SoftLabeller(ItemTransform):
         get_label=None # Item → label, or None
     ): super().__init__(); store_attr()
     def encodes(self, item): return SoftPair(item, None if self.get_label is None else _no_nan(self.get_label(item)), self.soft)
+_is_known = torch.tensor(False),torch.tensor(True)
 def _no_nan(o): return None if isinstance(o, float) and o!=o else o
 
 @patch
@@ -84,7 +85,7 @@ def labeller(self:SoftTargets,
     "`get_y` of a block whose targets are a `SoftCategoryBlock` of this store"
     return SoftLabeller(self, get_label)
 
-# %% ../../nbs/30_distill.block.ipynb #73e2a866
+# %% ../../nbs/30_distill.block.ipynb #eb2da27d
 class SoftCategorize(Categorize):
     "`SoftPair` → `TensorSoftCategory`, the teacher's columns in the order of our classes"
     loss_cls,activation = DistillLoss,'softmax'
@@ -115,7 +116,7 @@ class SoftCategorize(Categorize):
         "Class number of `label`"
         if label is not None and label not in self.vocab.o2i: raise ValueError(f"the label '{label}' is none of the teacher's classes {list(self.vocab)[:20]}: take it out, or use the teacher's names")
         return None if label is None else self.vocab.o2i[label]
-    def target(self, label, z): return TensorSoftCategory(torch.tensor(z.argmax().item() if label is None else self.number(label)), z, torch.tensor(label is not None))
+    def target(self, label, z): return TensorSoftCategory(z.argmax() if label is None else torch.tensor(self.number(label)), z, _is_known[label is not None])
     def encodes(self, o):
         z = o.logits
         if z is None and o.label is None: raise ValueError(f'{o.item} has neither a label nor a soft target')
@@ -129,7 +130,7 @@ class SoftMultiCategorize(SoftCategorize):
     def number(self, label): return None if label is None else [super(SoftMultiCategorize, self).number(l) for l in label]
     def target(self, label, z):
         y = (z>0).float() if label is None else one_hot(self.number(label), self.c).float()
-        return TensorSoftMultiCategory(y, z, torch.tensor(label is not None))
+        return TensorSoftMultiCategory(y, z, _is_known[label is not None])
     def decodes(self, o): return MultiCategory(one_hot_decode(o, self.vocab))
 
 def SoftCategoryBlock(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ItemKey', 'unique_keys', 'KeyIndex']
 
-# %% ../../nbs/30_distill.keys.ipynb #58b579dc
+# %% ../../nbs/30_distill.keys.ipynb #44cd07fa
 import os
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -15,7 +15,7 @@ import pandas as pd
 from fastai.basics import *
 from ..data import rows_of
 
-# %% ../../nbs/30_distill.keys.ipynb #4bc27998
+# %% ../../nbs/30_distill.keys.ipynb #4a4915f3
 def _hex(o):
     a = np.ascontiguousarray(o.detach().cpu().numpy() if isinstance(o, Tensor) else o)
     return blake2b(f'{a.dtype}{a.shape}'.encode()+a.tobytes(), digest_size=16).hexdigest()
@@ -33,9 +33,9 @@ class ItemKey:
     ):
         if scheme=='name': scheme = 'parts:1'
         self.kind,_,self.arg = scheme.partition(':')
-        if self.kind not in ('parts','column','content','str','function') or (self.kind=='parts' and not self.arg.isdigit()) or (self.kind=='column' and not self.arg):
+        if self.kind not in ('parts','column','content','str','function') or (self.kind=='parts' and not (self.arg.isdigit() and int(self.arg))) or (self.kind=='column' and not self.arg):
             raise ValueError(f"key='{scheme}': must be 'name', 'parts:n', 'column:…', 'content', 'str', or a function of an item")
-        self.scheme,self.func = scheme,func
+        self.scheme,self.func,self.n = scheme,func,int(self.arg) if self.kind=='parts' else None
     def __call__(self,
         item # As the dataset has it
     )->str: # Its key
@@ -44,7 +44,7 @@ class ItemKey:
             return str(self.func(item))
         if self.kind=='column': return _cell(item, self.arg)
         if isinstance(item, (tuple,list)): item = item[0]
-        if self.kind=='parts': return '/'.join(PurePath(item).parts[-int(self.arg):]) if isinstance(item, (str,os.PathLike)) else str(item)
+        if self.kind=='parts': return '/'.join((item if isinstance(item, PurePath) else PurePath(item)).parts[-self.n:]) if isinstance(item, (str,os.PathLike)) else str(item)
         return _hex(item) if self.kind=='content' else str(item)
     def __repr__(self): return f"ItemKey('{self.scheme}')"
 
@@ -72,7 +72,7 @@ def _depth(paths):
     root = PurePath(os.path.commonpath([p.parent for p in paths]))
     return deepest-len(root.parts)+bool(root.name)
 
-# %% ../../nbs/30_distill.keys.ipynb #1977dd8c
+# %% ../../nbs/30_distill.keys.ipynb #a4161d37
 def unique_keys(
     items, # All items
     key:ItemKey # Their scheme
@@ -86,7 +86,7 @@ def unique_keys(
             raise ValueError(f"{rows[j]} and {o} have the same key '{k}' ({key.scheme}): give another `key`, such as 'parts:{int(key.arg)+1 if key.kind=='parts' else 2}' or a function of an item")
     return list(firsts),list(firsts.values())
 
-# %% ../../nbs/30_distill.keys.ipynb #cd9f2df1
+# %% ../../nbs/30_distill.keys.ipynb #202f65fc
 def _hash64(b): return int.from_bytes(blake2b(b, digest_size=8).digest(), 'little')
 
 class KeyIndex:
