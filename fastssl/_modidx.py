@@ -311,6 +311,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'fastssl/distill/save.py'),
                                       'fastssl.distill.save._Networks.chunks': ( 'distill.save.html#_networks.chunks',
                                                                                  'fastssl/distill/save.py'),
+                                      'fastssl.distill.save._combine': ('distill.save.html#_combine', 'fastssl/distill/save.py'),
                                       'fastssl.distill.save._describe': ('distill.save.html#_describe', 'fastssl/distill/save.py'),
                                       'fastssl.distill.save._same': ('distill.save.html#_same', 'fastssl/distill/save.py'),
                                       'fastssl.distill.save.check_loader': ('distill.save.html#check_loader', 'fastssl/distill/save.py'),

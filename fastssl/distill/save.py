@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mean_logits', 'weights_hash', 'loss_activation', 'Teacher', 'check_loader', 'save_soft_targets', 'match_classes']
 
-# %% ../../nbs/30_distill.save.ipynb #ad28e2b3
+# %% ../../nbs/30_distill.save.ipynb #793cd132
 import re
 from contextlib import nullcontext
 from hashlib import blake2b
@@ -19,7 +19,7 @@ from ..data import rows_of
 from .keys import ItemKey, unique_keys
 from .store import SoftTargets, StoreWriter, as_logits
 
-# %% ../../nbs/30_distill.save.ipynb #7636f177
+# %% ../../nbs/30_distill.save.ipynb #9c090e0e
 def mean_logits(
     zs:list, # Logits of each member `(N, C)`
     weights=None, # Of each member; default: equal
@@ -34,7 +34,7 @@ def mean_logits(
     mean = lambda logp: (logp+w.log()).logsumexp(0)
     return mean(zs.log_softmax(-1)) if activation=='softmax' else mean(F.logsigmoid(zs))-mean(F.logsigmoid(-zs))
 
-# %% ../../nbs/30_distill.save.ipynb #585fc4db
+# %% ../../nbs/30_distill.save.ipynb #353d8338
 def weights_hash(
     model:nn.Module # Any network
 )->str: # The same for the same weights, wherever they are
@@ -97,7 +97,7 @@ def check_loader(
     elif not _same(first(dl), first(dl)): why = 'gives another first batch each time: it shuffles or augments'
     if why: raise ValueError(f'this loader {why}, so its predictions are not those of the items: pass the items themselves, or a loader in order and without augmentation (dls.test_dl(items); DataLoader(…, shuffle=False))')
 
-# %% ../../nbs/30_distill.save.ipynb #73c32bf9
+# %% ../../nbs/30_distill.save.ipynb #d0ec4616
 def save_soft_targets(
     teachers, # A `Learner`; several; or a network (or several), with `dl`
     items, # Items of the student's dataset, or a loader of the learner's that has them in order
@@ -111,6 +111,7 @@ def save_soft_targets(
     dl=None, # For a network: a loader of `items`, in order, inputs first
     vocab=None, # Classes in the order of the logits; default: those of the learner's data
     probs:bool=False, # Do the teachers give probabilities?
+    activation:str=None, # What makes probabilities of the logits, 'softmax' or 'sigmoid'; default: what the learner's loss says, and 'softmax' for a network
     chunk:int=4096, # Rows that are written, and could be lost, at a time
     bs:int=None, # Rows of a batch; default: the learner's
     seed:int=0, # Of the augmented views
@@ -131,20 +132,27 @@ def save_soft_targets(
     if not len(items): raise ValueError('no items: there is nothing to predict')
     key = ItemKey.of(items, key)
     keys,idx = unique_keys(items, key)
-    source = _Learners(teachers, vocab, tta, seed, ensemble) if of_learners else _Networks(teachers, vocab, dl, len(items), ensemble)
+    source = _Learners(teachers, vocab, tta, seed) if of_learners else _Networks(teachers, vocab, dl, len(items))
+    if activation: source.activation = activation
+    source.combine = partial(_combine, probs=probs, ensemble=ensemble, activation=source.activation)
     source.check(items)
-    w = StoreWriter(path, keys, key, source.vocab, topk, dtype, resume, source.activation, teachers=source.about(), ensemble=ensemble if len(teachers)>1 or tta else None, tta=tta, bs=bs, seed=seed if tta else None)
+    w = StoreWriter(path, keys, key, source.vocab, topk, dtype, resume, source.activation, teachers=source.about(), ensemble=ensemble if len(teachers)>1 or tta else None, tta=tta, bs=bs, seed=(seed, chunk) if tta else None)
     if w.complete: return SoftTargets.load(path, key)
     pick = (lambda i: items.iloc[i]) if isinstance(items, pd.DataFrame) else (lambda i: [items[j] for j in i])
-    bar = progress_bar(range(len(keys)), display=progress, leave=False)
-    bar.update(0)
+    show = progress_bar(range(len(keys)), leave=False).update if progress else noop
+    show(0)
     try:
         for z in source.chunks(pick, idx, w.done, chunk, bs):
-            w.write(as_logits(z, probs, source.activation, "the teacher's outputs"))
-            bar.update(w.done)
+            w.write(z)
+            show(w.done)
         w.close()
     finally: w.stop()
     return SoftTargets.load(path, key)
+
+def _combine(zs, weights=None, probs=False, ensemble='logits', activation='softmax'):
+    "Logits of the ensemble of outputs `zs`"
+    zs = [torch.from_numpy(as_logits(z, probs, activation, f'the outputs of teacher {i+1}' if len(zs)>1 else "the teacher's outputs")) for i,z in enumerate(zs)]
+    return mean_logits(zs, weights, ensemble, activation) if len(zs)>1 else zs[0]
 
 def match_classes(
     vocab:list, # Classes of one
@@ -158,9 +166,9 @@ def match_classes(
 
 class _Learners:
     "Several learners, chunk by chunk: each chunk has random numbers of its own, so that it comes out the same in whatever run"
-    def __init__(self, learns, vocab, tta, seed, ensemble):
+    def __init__(self, learns, vocab, tta, seed):
         self.ts = [Teacher(l, vocab) for l in learns]
-        store_attr('tta,seed,ensemble')
+        store_attr('tta,seed')
         self.vocab,acts = list(self.ts[0].vocab),{t.activation for t in self.ts}
         self.perms = [match_classes(self.vocab, t.vocab, f'teacher {i+1}') for i,t in enumerate(self.ts)]
         if extra:={str(v) for t in self.ts for v in t.vocab}-set(map(str, self.vocab)): raise ValueError(f'the first teacher has no class {sorted(extra)[:10]}, which others have: teachers of one store must know the same classes')
@@ -175,12 +183,12 @@ class _Learners:
         for i in range(start, len(idx), size):
             items = pick(idx[i:i+size])
             with no_random(self.seed+i, reproducible=False) if self.tta else nullcontext():
-                yield mean_logits([t.logits(items, bs, aug)[:,p] for t,p,aug in members], weights, self.ensemble, self.activation)
+                yield self.combine([t.logits(items, bs, aug)[:,p] for t,p,aug in members], weights)
 
 class _Networks:
     "Networks, and one loader for all"
-    def __init__(self, nets, vocab, dl, n, ensemble):
-        store_attr('nets,dl,n,ensemble')
+    def __init__(self, nets, vocab, dl, n):
+        store_attr('nets,dl,n')
         self.vocab,self.activation = vocab,'softmax'
     def about(self): return [dict(model=type(m).__name__, weights=weights_hash(m), transforms=None) for m in self.nets]
     def _ask(self, b):
@@ -189,7 +197,7 @@ class _Networks:
             p = next(m.parameters(), tensor(0.))
             z = m(*to_device(xb, p.device))
             return plain_float32(z[0] if isinstance(z, (tuple,list)) else z).cpu()
-        with torch.no_grad(): return mean_logits([one(m) for m in self.nets], None, self.ensemble)
+        with torch.no_grad(): return self.combine([one(m) for m in self.nets])
     def check(self, items):
         check_loader(self.dl)
         modes = [m.training for m in self.nets]
