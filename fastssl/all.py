@@ -42,7 +42,9 @@ from .adapt.mcd import *
 from .adapt.mdd import *
 from .adapt.regda import *
 from .distill.keys import *
+from .distill.write import *
 from .distill.store import *
+from .distill.convert import *
 from .distill.save import *
 from .distill.losses import *
 from .distill.block import *

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mean_logits', 'weights_hash', 'loss_activation', 'Teacher', 'check_loader', 'save_soft_targets', 'match_classes']
 
-# %% ../../nbs/30_distill.save.ipynb #793cd132
+# %% ../../nbs/30_distill.save.ipynb #fc110170
 import re
 from contextlib import nullcontext
 from hashlib import blake2b
@@ -17,9 +17,10 @@ from fastprogress.fastprogress import progress_bar
 from ..core import plain_float32
 from ..data import rows_of
 from .keys import ItemKey, unique_keys
-from .store import SoftTargets, StoreWriter, as_logits
+from .store import SoftTargets
+from .write import StoreWriter, as_logits
 
-# %% ../../nbs/30_distill.save.ipynb #9c090e0e
+# %% ../../nbs/30_distill.save.ipynb #12acd0bb
 def mean_logits(
     zs:list, # Logits of each member `(N, C)`
     weights=None, # Of each member; default: equal
@@ -34,7 +35,7 @@ def mean_logits(
     mean = lambda logp: (logp+w.log()).logsumexp(0)
     return mean(zs.log_softmax(-1)) if activation=='softmax' else mean(F.logsigmoid(zs))-mean(F.logsigmoid(-zs))
 
-# %% ../../nbs/30_distill.save.ipynb #353d8338
+# %% ../../nbs/30_distill.save.ipynb #ad102cb6
 def weights_hash(
     model:nn.Module # Any network
 )->str: # The same for the same weights, wherever they are
@@ -97,7 +98,7 @@ def check_loader(
     elif not _same(first(dl), first(dl)): why = 'gives another first batch each time: it shuffles or augments'
     if why: raise ValueError(f'this loader {why}, so its predictions are not those of the items: pass the items themselves, or a loader in order and without augmentation (dls.test_dl(items); DataLoader(…, shuffle=False))')
 
-# %% ../../nbs/30_distill.save.ipynb #d0ec4616
+# %% ../../nbs/30_distill.save.ipynb #cdbdc068
 def save_soft_targets(
     teachers, # A `Learner`; several; or a network (or several), with `dl`
     items, # Items of the student's dataset, or a loader of the learner's that has them in order
