@@ -6,13 +6,13 @@
 __all__ = ['SoftTarget', 'TensorSoftCategory', 'TensorSoftMultiCategory', 'SoftPair', 'SoftLabeller', 'SoftCategorize',
            'SoftMultiCategorize', 'SoftCategoryBlock', 'SoftMultiCategoryBlock']
 
-# %% ../../nbs/30_distill.block.ipynb #229b6971
+# %% ../../nbs/30_distill.block.ipynb #cbbbf4b4
 from fastai.vision.all import *
 from .losses import DistillLoss, MultiDistillLoss
-from .save import match_classes
 from .store import SoftTargets
+from .teacher import match_classes
 
-# %% ../../nbs/30_distill.block.ipynb #b5bfc02c
+# %% ../../nbs/30_distill.block.ipynb #ca73c69b
 _rowwise = {Tensor.__getitem__, Tensor.index_select, torch.index_select}
 _joining = {torch.stack, torch.cat}
 _parting = {Tensor.split, torch.split, Tensor.chunk, torch.chunk, Tensor.unbind, torch.unbind}
@@ -57,7 +57,7 @@ class TensorSoftMultiCategory(SoftTarget, TensorMultiCategory):
     "Rows of 0 and 1, a column a class, with the teacher's logits of the same rows"
     plain = TensorMultiCategory
 
-# %% ../../nbs/30_distill.block.ipynb #ee143f72
+# %% ../../nbs/30_distill.block.ipynb #977b0822
 class SoftPair:
     "The label of an item and its logits, which are read when they are needed (no tuple: transforms map over tuples)"
     def __init__(self,
@@ -85,7 +85,7 @@ def labeller(self:SoftTargets,
     "`get_y` of a block whose targets are a `SoftCategoryBlock` of this store"
     return SoftLabeller(self, get_label)
 
-# %% ../../nbs/30_distill.block.ipynb #e00e16dd
+# %% ../../nbs/30_distill.block.ipynb #3edf61d2
 class SoftCategorize(Categorize):
     "`SoftPair` → `TensorSoftCategory`, the teacher's columns in the order of our classes"
     loss_cls,activation = DistillLoss,'softmax'

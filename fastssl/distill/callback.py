@@ -6,15 +6,15 @@
 __all__ = ['feature_losses', 'same_size', 'HintLoss', 'AttentionLoss', 'RelationLoss', 'norm_stats', 'OnlineTeacher',
            'DistillCallback']
 
-# %% ../../nbs/30_distill.callback.ipynb #d097e960
+# %% ../../nbs/30_distill.callback.ipynb #91fc1779
 import difflib, timm
 from fastai.vision.all import *
 from ..core import check_positive, plain_float32
-from .save import match_classes, mean_logits
+from .teacher import match_classes, mean_logits
 from ..losses.distill import teacher_loss
 from ..step import SSLCallback, tap, unwrap
 
-# %% ../../nbs/30_distill.callback.ipynb #81f8292a
+# %% ../../nbs/30_distill.callback.ipynb #02e82706
 def same_size(
     f:Tensor, # Student's maps `(N, C, H, W)`
     g:Tensor # Teacher's maps
@@ -69,7 +69,7 @@ class RelationLoss(nn.Module):
 
 feature_losses = dict(hint=HintLoss, attention=AttentionLoss, relation=RelationLoss)
 
-# %% ../../nbs/30_distill.callback.ipynb #0b0e143e
+# %% ../../nbs/30_distill.callback.ipynb #2a2b1b41
 def norm_stats(
     dls:DataLoaders # Of a learner
 )->tuple: # (means, standard deviations), one for each channel, or None
@@ -110,7 +110,7 @@ class OnlineTeacher(nn.Module):
         z = z[0] if isinstance(z, (tuple,list)) else z
         return (z if self.perm is None else z[:,self.perm], *(out[p] for p in self.paths))
 
-# %% ../../nbs/30_distill.callback.ipynb #ae4c8ab4
+# %% ../../nbs/30_distill.callback.ipynb #5cdb6a66
 class DistillCallback(SSLCallback):
     "Train the student beside a teacher: on its logits, and on features of inner modules"
     def __init__(self,
