@@ -49,6 +49,7 @@ from .distill.teacher import *
 from .distill.save import *
 from .distill.losses import *
 from .distill.block import *
+from .distill.features import *
 from .distill.callback import *
 from .learner import *
 from .workflows import *

@@ -6,7 +6,7 @@
 __all__ = ['mean_logits', 'combine', 'match_classes', 'weights_hash', 'loss_activation', 'Teacher', 'check_loader', 'Learners',
            'Networks']
 
-# %% ../../nbs/30_distill.teacher.ipynb #a371f40c
+# %% ../../nbs/30_distill.teacher.ipynb #32688700
 import re
 from contextlib import nullcontext
 from hashlib import blake2b
@@ -41,7 +41,7 @@ def combine(
     zs = [torch.from_numpy(as_logits(z, probs, activation, f'the outputs of teacher {i+1}' if len(zs)>1 else "the teacher's outputs")) for i,z in enumerate(zs)]
     return mean_logits(zs, weights, ensemble, activation) if len(zs)>1 else zs[0]
 
-# %% ../../nbs/30_distill.teacher.ipynb #813f1a55
+# %% ../../nbs/30_distill.teacher.ipynb #ee6f440c
 def match_classes(
     vocab:list, # Classes of one
     other:list, # Classes of another
@@ -115,12 +115,17 @@ def check_loader(
     elif not _same(first(dl), first(dl)): why = 'gives another first batch each time: it shuffles or augments'
     if why: raise ValueError(f'this loader {why}, so its predictions are not those of the items: pass the items themselves, or a loader in order and without augmentation (dls.test_dl(items); DataLoader(…, shuffle=False))')
 
-# %% ../../nbs/30_distill.teacher.ipynb #6cc0690e
+# %% ../../nbs/30_distill.teacher.ipynb #798f2363
 class Learners:
     "Several learners, chunk by chunk: each chunk has random numbers of its own, so that it comes out the same in whatever run"
-    def __init__(self, learns, vocab, tta, seed):
+    def __init__(self,
+        learns:list, # `Learner`s
+        vocab=None, # Their classes; default: those of each one's data
+        tta:int=0, # Augmented views of each
+        seed:int=0 # Of these
+    ):
         self.ts = [Teacher(l, vocab) for l in learns]
-        store_attr('tta,seed')
+        self.tta,self.seed = tta,seed
         self.vocab,acts = list(self.ts[0].vocab),{t.activation for t in self.ts}
         self.perms = [match_classes(self.vocab, t.vocab, f'teacher {i+1}') for i,t in enumerate(self.ts)]
         if extra:={str(v) for t in self.ts for v in t.vocab}-set(map(str, self.vocab)): raise ValueError(f'the first teacher has no class {sorted(extra)[:10]}, which others have: teachers of one store must know the same classes')
@@ -129,7 +134,14 @@ class Learners:
     def about(self): return [t.about() for t in self.ts]
     def check(self, items):
         for t in self.ts: t.check(items)
-    def chunks(self, pick, idx, start, size, bs):
+    def chunks(self,
+        pick:Callable, # Indices → items
+        idx:list, # Index of the item of each row
+        start:int, # First row
+        size:int, # Rows of a chunk
+        bs:int # Rows of a batch
+    ):
+        "Logits of rows `start` …, a chunk at a time"
         members = [(t,p,aug) for t,p in zip(self.ts, self.perms) for aug in [False]+[True]*self.tta]
         weights = [.25 if not aug else .75/self.tta for _,_,aug in members] if self.tta else None
         for i in range(start, len(idx), size):
@@ -139,9 +151,12 @@ class Learners:
 
 class Networks:
     "Networks, and one loader for all"
-    def __init__(self, nets, vocab, dl, n):
-        store_attr('nets,dl,n')
-        self.vocab,self.activation = vocab,'softmax'
+    def __init__(self,
+        nets:list, # Networks
+        vocab, # Their classes; None: 0, 1, 2 …
+        dl, # Loader of the items, in order
+        n:int # How many items there are
+    ): self.nets,self.dl,self.n,self.vocab,self.activation = nets,dl,n,vocab,'softmax'
     def about(self): return [dict(model=type(m).__name__, weights=weights_hash(m), transforms=None) for m in self.nets]
     def _ask(self, b):
         xb = tuplify(b)[:getattr(self.dl, 'n_inp', 1)] if isinstance(b, (tuple,list)) else (b,)
@@ -159,6 +174,7 @@ class Networks:
         self.vocab = list(range(c) if self.vocab is None else self.vocab)
         if len(self.vocab)!=c: raise ValueError(f'the network has {c} outputs, but `vocab` has {len(self.vocab)} classes')
     def chunks(self, pick, idx, start, size, bs):
+        "As `Learners.chunks`; chunks end where batches end"
         keep,buf,seen,done = set(idx),[],0,0
         modes = [m.training for m in self.nets]
         for m in self.nets: m.eval()
