@@ -6,13 +6,13 @@
 __all__ = ['SoftTarget', 'TensorSoftCategory', 'TensorSoftMultiCategory', 'SoftPair', 'SoftLabeller', 'SoftCategorize',
            'SoftMultiCategorize', 'SoftCategoryBlock', 'SoftMultiCategoryBlock']
 
-# %% ../../nbs/30_distill.block.ipynb #cbbbf4b4
+# %% ../../nbs/30_distill.block.ipynb #5165e570
 from fastai.vision.all import *
 from .losses import DistillLoss, MultiDistillLoss
 from .store import SoftTargets
 from .teacher import match_classes
 
-# %% ../../nbs/30_distill.block.ipynb #ca73c69b
+# %% ../../nbs/30_distill.block.ipynb #f6e665e5
 _rowwise = {Tensor.__getitem__, Tensor.index_select, torch.index_select}
 _joining = {torch.stack, torch.cat}
 _parting = {Tensor.split, torch.split, Tensor.chunk, torch.chunk, Tensor.unbind, torch.unbind}
@@ -57,7 +57,7 @@ class TensorSoftMultiCategory(SoftTarget, TensorMultiCategory):
     "Rows of 0 and 1, a column a class, with the teacher's logits of the same rows"
     plain = TensorMultiCategory
 
-# %% ../../nbs/30_distill.block.ipynb #977b0822
+# %% ../../nbs/30_distill.block.ipynb #1a4dd26d
 class SoftPair:
     "The label of an item and its logits, which are read when they are needed (no tuple: transforms map over tuples)"
     def __init__(self,
@@ -85,11 +85,17 @@ def labeller(self:SoftTargets,
     "`get_y` of a block whose targets are a `SoftCategoryBlock` of this store"
     return SoftLabeller(self, get_label)
 
-# %% ../../nbs/30_distill.block.ipynb #3edf61d2
+# %% ../../nbs/30_distill.block.ipynb #7c7d759d
 class SoftCategorize(Categorize):
     "`SoftPair` → `TensorSoftCategory`, the teacher's columns in the order of our classes"
     loss_cls,activation = DistillLoss,'softmax'
-    def __init__(self, soft, vocab=None, missing='error', loss='kd', **kwargs):
+    def __init__(self,
+        soft:SoftTargets, # As in `SoftCategoryBlock`
+        vocab=None, # As in `SoftCategoryBlock`
+        missing:str='error', # As in `SoftCategoryBlock`
+        loss='kd', # As in `SoftCategoryBlock`
+        **kwargs # For the loss
+    ):
         if not isinstance(soft, SoftTargets): raise TypeError(f'{type(self).__name__} needs SoftTargets, not {type(soft).__name__}: SoftTargets.load(path)')
         if soft.activation!=self.activation: raise ValueError(f"the teacher of {soft} has {'several labels' if soft.activation=='sigmoid' else 'one label'} an item: use Soft{'Multi' if soft.activation=='sigmoid' else ''}CategoryBlock")
         if missing not in ('error','label'): raise ValueError(f"missing={missing!r}: must be 'error' or 'label'")
