@@ -2,7 +2,7 @@
 
 `python benchmarks/distill.py` prints medians of paired repetitions in one process, on one thread: a student's step from saved logits and with an online teacher beside the same step on labels alone; saving beside a bare
 prediction loop; then one row at random, bytes a row, and opening a store of 1.28 million rows of 1,000 classes (its logits a sparse file, its keys real)."""
-import resource, subprocess, sys, tempfile, warnings
+import subprocess, sys, tempfile, warnings
 warnings.filterwarnings('ignore')
 from statistics import median
 import timm
@@ -10,15 +10,15 @@ from fastcore.script import call_parse
 from fastai.vision.all import *
 from fastssl.all import *
 
-def paired(fs, reps, clock=time.process_time):
-    "Median seconds of each function of `fs`, called in turn `reps` times; CPU time, which other work disturbs less, unless the disk takes part"
+def paired(fs, reps, clock=time.process_time, take=median):
+    "Median seconds of each function of `fs`, called in turn `reps` times: CPU time, which other work disturbs less; where the disk takes part, the least time by the clock"
     times = {k:[] for k in fs}
     for i in range(reps+1):
         for k,f in list(fs.items())[::1 if i%2 else -1]:                 # the order alternates
             start = clock()
             f()
             if i: times[k].append(clock()-start)             # the first round warms up
-    return {k:median(v) for k,v in times.items()}
+    return {k:take(v) for k,v in times.items()}
 def row(what, ours, other, unit=1e3): print(f'{what:<72}{unit*ours:>10.2f}{unit*other:>10.2f}{ours/other:>8.3f}', flush=True)
 
 def image_files(path, n, size, seed=0):
@@ -68,7 +68,7 @@ def saving(tmp, reps):
         def bare():
             model = learn.model.eval()
             with torch.no_grad(): return torch.cat([model(xb) for xb, in dls.test_dl(files)])
-        r = paired(dict(ours=lambda: save_soft_targets(learn, files, tmp/f'save{next(i)}', chunk=256, progress=False), bare=bare), reps, time.perf_counter)
+        r = paired(dict(ours=lambda: save_soft_targets(learn, files, tmp/f'save{next(i)}', chunk=256, progress=False), bare=bare), reps, time.perf_counter, min)
         row(f'saving {n} rows, {name}: save_soft_targets, bare loop', r['ours'], r['bare'])
         print(f'{"":<4}speed of saving: {r["bare"]/r["ours"]:.3f} of the bare loop')
 
@@ -91,20 +91,19 @@ def store(tmp, n):
         print(f"bytes a row of 1,000 classes, {kw}: {size:.0f}; {size*n/1e9:.2f} GB for {n/1e6:.2f} million rows")
     keys = big_store(tmp/'big', n, 1000)
     code = f"""
-import resource, time, numpy as np
+import os, time, numpy as np
 from fastssl.distill.store import SoftTargets
-before,start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,time.perf_counter()
+def rss(): return int(open('/proc/self/statm').read().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
+before,start = rss(),time.perf_counter()
 s = SoftTargets.load({str(tmp/'big')!r})
-opened = time.perf_counter()-start
-mem = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before
+print(f'open {{len(s):,}} x 1000: {{1e3*(time.perf_counter()-start):.1f}} ms, {{rss()-before:.1f}} MB')
 keys = ['train/n%08d/n%08d_%d.JPEG'%(i%1000,i%1000,i) for i in np.random.default_rng(0).integers(0, len(s), 20000)]
 for k in keys[:2000]: s[k]
-start = time.perf_counter()
-for k in keys[2000:]: s[k]
-print(f'open {{len(s):,}} x 1000: {{1e3*opened:.1f}} ms, {{mem/1024:.1f}} MB more memory; a row at random, first read: {{1e6*(time.perf_counter()-start)/18000:.1f}} µs')
-start = time.perf_counter()
-for k in keys[2000:]: s[k]
-print(f'a row at random, read before: {{1e6*(time.perf_counter()-start)/18000:.1f}} µs')
+for what in ('first read', 'read before'):
+    start,cpu = time.perf_counter(),time.process_time()
+    for k in keys[2000:]: s[k]
+    print(f'a row at random, {{what}}: {{1e6*(time.process_time()-cpu)/18000:.1f}} µs of CPU, {{1e6*(time.perf_counter()-start)/18000:.1f}} µs')
+print(f'after 20,000 rows: {{rss()-before:.1f}} MB')
 """
     print(subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS':'1'}).stdout, end='')
 
