@@ -12,7 +12,7 @@ from fastai.basics import *
 from fastprogress.fastprogress import progress_bar
 from .keys import ItemKey, unique_keys
 from .store import SoftTargets
-from .teacher import Learners, Networks, check_loader, combine
+from .teacher import TeacherLearners, TeacherNetworks, check_loader, combine_outputs
 from .write import StoreWriter
 
 # %% ../../nbs/30_distill.save.ipynb #cdbdc068
@@ -50,9 +50,9 @@ def save_soft_targets(
     if not len(items): raise ValueError('no items: there is nothing to predict')
     key = ItemKey.of(items, key)
     keys,idx = unique_keys(items, key)
-    source = Learners(teachers, vocab, tta, seed) if of_learners else Networks(teachers, vocab, dl, len(items))
+    source = TeacherLearners(teachers, vocab, tta, seed) if of_learners else TeacherNetworks(teachers, vocab, dl, len(items))
     if activation: source.activation = activation
-    source.combine = partial(combine, probs=probs, ensemble=ensemble, activation=source.activation)
+    source.combine = partial(combine_outputs, probs=probs, ensemble=ensemble, activation=source.activation)
     source.check(items)
     w = StoreWriter(path, keys, key, source.vocab, topk, dtype, resume, source.activation, teachers=source.about(), ensemble=ensemble if len(teachers)>1 or tta else None, tta=tta, bs=bs, seed=(seed, chunk) if tta else None)
     if w.complete: return SoftTargets.load(path, key)
