@@ -150,9 +150,9 @@ class TeacherLearners:
                 yield self.combine([t.logits(items, bs, aug)[:,p] for t,p,aug in members], weights)
 
 class TeacherNetworks:
-    "TeacherNetworks, and one loader for all"
+    "Networks, and one loader for all"
     def __init__(self,
-        nets:list, # TeacherNetworks
+        nets:list, # Networks
         vocab, # Their classes; None: 0, 1, 2 …
         dl, # Loader of the items, in order
         n:int # How many items there are
