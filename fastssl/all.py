@@ -33,6 +33,7 @@ from .semi.defixmatch import *
 from .semi.flexmatch import *
 from .semi.adaptive import *
 from .semi.mixmatch import *
+from .semi.mutual import *
 from .semi.vat import *
 from .semi.mcc import *
 from .semi.dst import *
@@ -51,9 +52,11 @@ from .distill.losses import *
 from .distill.block import *
 from .distill.features import *
 from .distill.callback import *
+from .distill.mutual import *
 from .learner import *
 from .workflows import *
 from .report import *
+from .self_train import *
 
 # %% ../nbs/99_all.ipynb #4f9c52f6
 _general = 'Block','Classifier','CrossEntropyLoss','ImageClassifierHead'

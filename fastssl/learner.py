@@ -8,8 +8,8 @@ __all__ = ['n_channels', 'collect_heads', 'ssl_learner']
 # %% ../nbs/40_learner.ipynb #f1c6e8bc
 from fastai.vision.all import *
 from fastai.vision.learner import _add_norm
-from .ema import EMACallback
-from .models import MultiHead, create_backbone, split_classifier
+from .ema import EMACallback, copy_model
+from .models import MultiHead, TwoNetworks, create_backbone, split_classifier
 from .step import SSLCallback, SupStrongCallback, UnlabeledBatch, check_methods
 
 # %% ../nbs/40_learner.ipynb #21e87e2e
@@ -36,7 +36,7 @@ def collect_heads(
 @delegates(Learner.__init__)
 def ssl_learner(
     dls:DataLoaders, # Data, with a pool if a method needs one: see `add_unlabeled`
-    arch, # timm name, torchvision or fastai function; or a whole `nn.Module`, whose last linear layer then is the head
+    arch, # timm name, torchvision or fastai function; or a whole `nn.Module`, whose last linear layer then is the head; or two of these, for a method that trains two networks
     cbs=None, # Methods, and any other callbacks
     ema=None, # Decay of an `EMACallback` (.999 for runs of 10,000 steps and more, .98–.99 for a few hundred), or one itself; None: none
     pretrained:bool=True, # Start from the architecture's published weights?
@@ -55,15 +55,38 @@ def ssl_learner(
     methods = cbs.filter(risinstance(SSLCallback))
     n_out = ifnone(n_out, get_c(dls))
     if not n_out: raise ValueError('the data do not tell the number of classes: pass n_out')
-    if isinstance(arch, nn.Module): model,split = _around(arch, methods, n_out),trainable_params
-    else:
-        n_in = n_channels(dls)
-        b = create_backbone(arch, pretrained, n_in)
-        heads = collect_heads(methods, b.nf, n_out)
-        model,split = MultiHead(b.body, heads.pop('neck', b.neck), heads.pop('main', None) or nn.Linear(b.nf, n_out), **heads),b.split
-        if normalize: _add_norm(dls, dict(stats=b.stats), pretrained, n_in)
+    two = any(m.networks==2 for m in methods)
+    if is_listy(arch) and not two: raise ValueError('two architectures, but no method that trains two networks')
+    archs = L(arch) if is_listy(arch) else [arch]+[_second(arch)]*two
+    if len(archs)>2: raise ValueError(f'{len(archs)} architectures: give one, or two for a method that trains two networks')
+    nets = [_network(a, methods, n_out, dls, pretrained) for a in archs]
+    model,split,stats = nets[0]
+    if two: model,split = TwoNetworks(model, nets[-1][0]),_split_two(*(o[1] for o in nets))
+    if normalize and stats: _add_norm(dls, dict(stats=stats), pretrained, n_channels(dls))
     check_methods(methods, dls, getattr(model, 'out_names', ('logits',)))
     return Learner(dls, model, cbs=cbs, splitter=ifnone(splitter, split), **kwargs)
+
+def _network(arch, methods, n_out, dls, pretrained):
+    "A network with the heads that `methods` name, its splitter, and the statistics of images that its weights expect"
+    if isinstance(arch, nn.Module): return _around(arch, methods, n_out),trainable_params,None
+    b = create_backbone(arch, pretrained, n_channels(dls))
+    heads = collect_heads(methods, b.nf, n_out)
+    return MultiHead(b.body, heads.pop('neck', b.neck), heads.pop('main', None) or nn.Linear(b.nf, n_out), **heads),b.split,b.stats
+
+def _second(arch):
+    "An architecture once more; of a module, a copy with new weights in its last linear layer"
+    if not isinstance(arch, nn.Module): return arch
+    arch = copy_model(arch)
+    last(m for m in arch.modules() if isinstance(m, nn.Linear)).reset_parameters()
+    return arch
+
+class _split_two:
+    "Splitter of `TwoNetworks`: group by group, where both have as many"
+    def __init__(self, *splits): self.splits = splits
+    def __call__(self, model):
+        if not isinstance(model, TwoNetworks): return self.splits[0](model)      # stripped, for an export
+        a,b = (L(s(n)) for s,n in zip(self.splits, (model.a, model.b)))
+        return L(L(p)+L(q) for p,q in zip(a, b)) if trainable_params not in self.splits and len(a)==len(b) else trainable_params(model)
 
 def _around(model, methods, n_out):
     "`model` itself, or a `MultiHead` of its parts if a method wants a head it does not have"

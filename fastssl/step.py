@@ -17,6 +17,7 @@ from .core import plain_float32
 from .loaders import EpochDL
 from .views import Views
 from .ema import in_fit
+from .models import TwoNetworks
 
 # %% ../nbs/08_step.ipynb #ddd4c9ef
 class ByView:
@@ -167,6 +168,7 @@ class SSLCallback(Callback):
     unsup_loss = None   # def unsup_loss(self, b): the method
     steps = None        # reserved for further optimiser steps in a batch
     taps = {}           # outputs of inner modules: name → path in the model; they are `b.<name>`, by side and view, as further outputs are
+    networks = 1        # 2: the method trains two networks, and the model is `TwoNetworks`
     edits = ()          # rows that `before_forward` replaces, as 'u.weak' or 'l.weak': another method that reads them is refused
     logs = ()           # names given to `log` whose mean over an epoch is a column of the table, as the loss is
     company = {}        # further callbacks that come with the first method and leave with the last: name → class; later rooms add theirs
@@ -339,6 +341,10 @@ class UnlabeledBatch(Callback):
         if len(self.learn._grab_cbs(UnlabeledBatch))>1: raise ValueError('there are two UnlabeledBatch: remove one of them')
         sup,mix = first(self.ms, lambda m: m.sup_loss is not None),first(self.learn._grab_cbs(MixHandler))
         if sup and mix: raise ValueError(f'{type(mix).__name__} mixes labels through the loss function, which {type(sup).__name__} replaces: use one of them')
+        net = unwrap(self.model)
+        for m in self.ms:
+            if m.networks==2 and not isinstance(net, TwoNetworks):
+                raise ValueError(f'{type(m).__name__} trains two networks, but the model is a {type(net).__name__}: let ssl_learner build it, or use TwoNetworks(net, other_net)')
         self.checked = True
     def _join(self, params):
         "Let the optimizer's last group end with `params`, and no others of methods"

@@ -11,11 +11,12 @@ METHODS = dict(
     fixmatch = partial(FixMatchCallback, low), fixmatch_aligned = lambda: FixMatchCallback(low, align=DistributionAlignment("labels", .9)), fixmatch_adjusted = lambda: FixMatchCallback(low, adjust=LogitAdjustment(momentum=.9)),
     fixmatch_teacher = partial(FixMatchCallback, low, teacher=.9), flexmatch = partial(FlexMatchCallback, low), defixmatch = partial(DeFixMatchCallback, threshold=low),
     freematch = partial(FreeMatchCallback, .9), softmatch = partial(SoftMatchCallback, momentum=.9), adamatch = partial(AdaMatchCallback, .9, momentum=.9), dash = partial(DashCallback, .05, 1.001),
+    mutual = partial(MutualMeanTeachingCallback, pretrain=0, decay=.9),
     mixmatch = partial(MixMatchCallback, weight=1.), vat = VATCallback, dst = partial(DSTCallback, low, max_iters=10), self_tuning = partial(SelfTuningCallback, 4, .9, projection_dim=8),
 )
 every = pytest.mark.parametrize('name', METHODS)
 replaces_loss = {'uda_tsa','defixmatch','mixmatch','self_tuning'}
-no_threshold = {'pi_model','mean_teacher','mcc','mixmatch','vat','self_tuning'}
+no_threshold = {'mutual','pi_model','mean_teacher','mcc','mixmatch','vat','self_tuning'}
 
 def learner(cb, dls=None, **kw):
     dls = dls or mk_dls()
