@@ -9,7 +9,7 @@ from fastcore.script import call_parse, store_true
 from fastai.vision.all import *
 from fastssl.all import *
 
-ramp = lambda w: SchedRampUp(w, .4)
+ramp = lambda w: SchedRampUp(0., w)
 candidates = dict(
     supervised=[lambda: UnlabeledBatch()],
     both_views=[lambda: SupStrongCallback()],

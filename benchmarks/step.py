@@ -11,16 +11,16 @@ from fastai.vision.all import *
 from fastssl.all import *
 
 def paired(fs, reps):
-    "Median milliseconds of each function of `fs`, called in turn `reps` times"
+    "Median milliseconds of CPU time (which other work disturbs less) of each function of `fs`, called in turn `reps` times"
     times = {k:[] for k in fs}
     for i in range(reps+1):
         for k,f in fs.items():
-            start = time.perf_counter()
+            start = time.process_time()
             f()
-            if i: times[k].append(1e3*(time.perf_counter()-start))       # the first round warms up
+            if i: times[k].append(1e3*(time.process_time()-start))       # the first round warms up
     return {k:median(v) for k,v in times.items()}
 
-def row(what, ours, other, unit='ms'): print(f'{what:<58}{ours:>10.3f}{other:>10.3f}{ours/other:>8.2f}', flush=True)
+def row(what, ours, other, unit='ms'): print(f'{what:<84}{ours:>10.3f}{other:>10.3f}{ours/other:>8.2f}', flush=True)
 
 def fit_step(name, net, steps, reps):
     "A step of `Learner.fit` against the loop"
@@ -44,6 +44,37 @@ def fit_step(name, net, steps, reps):
         with quiet(learn): learn.fit(1, 1e-3)
     t = paired(dict(ours=fit, loop=loop), reps)
     row(f'fit step, {name}', t['ours']/steps, t['loop']/steps)
+
+class Silent(FixMatchCallback):
+    "FixMatch that reports nothing"
+    def log(self, name, value): pass
+
+def reports(name, net, steps, reps):
+    "A step with all reports and the look for NaN, against one without: no columns, nothing logged"
+    learns = {}
+    for k,cb in dict(ours=FixMatchCallback(), bare=Silent()).items():
+        set_seed(0)
+        learns[k] = learn = Learner(digits_dls(n_steps=steps), deepcopy(net), loss_func=CrossEntropyLossFlat(), cbs=cb)
+        learn.dls.valid.n = 1
+    learns['bare'].remove_cbs(learns['bare'].cbs.filter(risinstance((SSLRecorder,StopOnNaN))))
+    def fit(learn):
+        with quiet(learn): learn.fit(1, 1e-3)
+    t = paired({k:partial(fit, l) for k,l in learns.items()}, reps)
+    row(f'reports, {name}: a step with them, against one without', t['ours']/steps, t['bare']/steps)
+
+def memory(net, size):
+    "MiB that a step keeps for the backward pass, by what goes through the model: the largest part of its memory"
+    def saved(cbs):
+        learn = Learner(digits_dls(n_steps=1, size=size), deepcopy(net), loss_func=CrossEntropyLossFlat(), cbs=cbs)
+        learn.dls.valid.n,seen = 1,{}
+        def pack(t):
+            if t.grad_fn is not None or t.dtype.is_floating_point: seen[t.data_ptr()] = max(seen.get(t.data_ptr(), 0), t.numel()*t.element_size())
+            return t
+        with quiet(learn), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): learn.fit(1, 1e-3)
+        return sum(seen.values())/2**20
+    plain = saved([UnlabeledBatch()])
+    for what,cbs in (('40 labelled rows', [UnlabeledBatch()]), ('40 labelled, 280 strong, 280 weak without gradient', [UnlabeledBatch('no_grad'), FixMatchCallback()]), ('40 labelled, 280 strong, 280 weak', [FixMatchCallback()])):
+        row(f'MiB kept in a step, {size} px: {what}', saved(cbs), plain)
 
 def ema(net, reps):
     t = EMATeacher(net, .999, buffers='copy')
@@ -72,10 +103,14 @@ def main(
     reps:int=7 # Repetitions
 ):
     torch.set_num_threads(1)
-    print(f'{"":<58}{"fastssl":>10}{"other":>10}{"ratio":>8}\n{"milliseconds":<58}')
+    print(f'{"":<84}{"fastssl":>10}{"other":>10}{"ratio":>8}\n{"milliseconds":<84}')
     set_seed(0)
     fit_step('tiny: linear', nn.Sequential(nn.Flatten(), nn.Linear(64,10)), steps, reps)
     fit_step('small CNN', tiny_cnn(), steps, reps)
     ema(tiny_cnn(), 20*reps)
     ema(timm.create_model('resnet18', num_classes=10), 5*reps)
     loaders(reps)
+    reports('tiny: linear', nn.Sequential(nn.Flatten(), nn.Linear(64,10)), steps, 5*reps)
+    reports('small CNN', tiny_cnn(), steps, 3*reps)
+    print('MiB')
+    memory(tiny_cnn(), 32)

@@ -18,12 +18,14 @@ from .layers import *
 from .models import *
 from .heads import *
 from .augment import *
+from .images import *
 from .loaders import *
 from .views import *
 from .data import *
 from .ema import *
 from .step import *
 from .digits import *
+from .guard import *
 from .semi.consistency import *
 from .semi.pseudo_label import *
 from .semi.mean_teacher import *
@@ -56,6 +58,8 @@ from .distill.mutual import *
 from .learner import *
 from .workflows import *
 from .report import *
+from .export import *
+from .own_data import *
 from .self_train import *
 
 # %% ../nbs/99_all.ipynb #4f9c52f6

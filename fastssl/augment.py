@@ -45,11 +45,11 @@ def _autocontrast(x, v, r):
 
 def _equalize(x, v, r):
     n,c,h,w = x.shape
-    bins = x.flatten(2) + torch.arange(n*c, device=x.device, dtype=torch.int32).view(n,c,1)*256
+    bins = x.flatten(2).int().add_(torch.arange(n*c, device=x.device, dtype=torch.int32).view(n,c,1)*256)
     one = _const((1,), x.device, torch.int32)
     hist = one.new_zeros(n*c*256).index_add_(0, bins.reshape(-1), one.expand(x.numel())).view(n,c,256)
     step = (h*w - hist.gather(2, x.amax((2,3)).long()[...,None]))//255
-    return torch.where(step>0, (step//2 + hist.cumsum(2) - hist)//step.clamp(min=1), r)
+    return torch.where(step>0, (step//2 + hist.cumsum(2, dtype=torch.int32) - hist)//step.clamp(min=1), r)
 
 def _contrast(x, v, r):
     mean = (_double(_grey(x).sum((1,2)))/x[0,0].numel() + .5).floor().float().view(-1,1,1)

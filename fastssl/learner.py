@@ -55,6 +55,7 @@ def ssl_learner(
     methods = cbs.filter(risinstance(SSLCallback))
     n_out = ifnone(n_out, get_c(dls))
     if not n_out: raise ValueError('the data do not tell the number of classes: pass n_out')
+    for m in methods: m.n_classes = n_out
     two = any(m.networks==2 for m in methods)
     if is_listy(arch) and not two: raise ValueError('two architectures, but no method that trains two networks')
     archs = L(arch) if is_listy(arch) else [arch]+[_second(arch)]*two

@@ -9,6 +9,8 @@ __all__ = ['batch_transforms', 'rows_in_memory', 'RowsDL', 'mixed_seed', 'Unlabe
 from contextlib import nullcontext
 from fastai.vision.all import *
 from fastai.data.load import chunked
+from .core import bar_if_slow
+from .images import UnreadableImage
 
 # %% ../nbs/04_loaders.ipynb #f636f997
 def _reads_table(f): return type(f).__name__=='ReadTabBatch'    # fastai.tabular need not be imported to know it
@@ -26,15 +28,25 @@ def rows_in_memory(
     "All rows of `dl`'s dataset, decoded once with the item transforms of *validation* (a random crop becomes the centre crop)"
     ds = dl.dataset if dataset is None else dataset
     if hasattr(ds, 'cats'): return first(filter(_reads_table, dl.after_batch.fs)).encodes(ds)
-    reader = DataLoader.new(dl, ds, cls=TfmdDL, do_setup=False, shuffle=False, drop_last=False, after_batch=None, get_idxs=lambda: range_of(ds))
+    reader = DataLoader.new(dl, ds, cls=RowsDL, do_setup=False, shuffle=False, drop_last=False, after_batch=None, get_idxs=lambda: range_of(ds))
     with ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext():
-        try: parts = list(zip(*reader))
+        try: parts = list(zip(*bar_if_slow(reader, len(reader), 'decoding into memory')))
         except RuntimeError as e: raise ValueError(f'in_memory=True needs items of one shape, add item_tfms=Resize(…): {e}') from None
     return tuple(map(torch.cat, parts))
+
+def _item_name(ds, i):
+    items = getattr(ds, 'items', None)
+    o = items[i] if is_listy(items) else None
+    return str(o) if isinstance(o, (str,Path)) else f'item {i}'
 
 class RowsDL(TfmdDL):
     "A loader of rows by index: of `dataset`, or of `tensors` when it has them"
     tensors = None
+    def do_item(self, s):
+        try: return super().do_item(s)
+        except (OSError, SyntaxError, EOFError) as e:        # what Pillow says of broken files
+            if isinstance(e, UnreadableImage) or getattr(e, 'filename', None): raise                 # it says so already
+            raise UnreadableImage(f'{_item_name(self.dataset, s)} cannot be read ({type(e).__name__}: {e})') from e
     def create_batches(self, samps):
         if self.tensors is None: yield from super().create_batches(samps)
         else:

@@ -6,10 +6,12 @@
 __all__ = ['MultiHead', 'TwoNetworks', 'feature_shape', 'Backbone', 'create_backbone', 'split_classifier']
 
 # %% ../nbs/02_models.ipynb #1cb8060a
-import difflib, math
+import math
+from contextlib import contextmanager
 import timm, torch
 from torch import nn, Tensor
 from fastai.vision.all import L, params, tuplify, create_body, TimmBody, model_meta, default_split
+from .core import check_name
 
 # %% ../nbs/02_models.ipynb #9346562e
 class MultiHead(nn.Module):
@@ -96,6 +98,12 @@ class Backbone:
         self.body,self.nf,self.stats,self.split = body,shape[0],stats,split
         self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if len(shape)==3 else nn.Identity()
 
+@contextmanager
+def _published(name):
+    "Inside, weights are downloaded: say so if that fails"
+    try: yield
+    except OSError as e: raise OSError(f'the published weights of {name} could not be loaded ({type(e).__name__}): is there a connection? Without them: pretrained=False') from e
+
 def create_backbone(
     arch, # timm name, torchvision or fastai function, or a module that returns features
     pretrained:bool=True, # Start from the architecture's published weights? (not for a module: it comes as it is)
@@ -105,15 +113,14 @@ def create_backbone(
     "The `Backbone` of `arch`"
     if isinstance(arch, nn.Module): return Backbone(arch, n_in)
     if isinstance(arch, str):
-        if ':' not in arch and not timm.is_model(arch):  # 'hf-hub:…' and 'local-dir:…' are looked up by timm
-            near = difflib.get_close_matches(arch, timm.list_models(), 4, .5)
-            raise ValueError(f"timm has no architecture '{arch}'" + (f"; near it: {', '.join(near)}" if near else '; timm.list_models() lists them'))
-        net = timm.create_model(arch, pretrained=pretrained, num_classes=0, in_chans=n_in, **kwargs)
+        if ':' not in arch and not timm.is_model(arch): arch = check_name(arch, timm.list_models(), 'timm architecture')   # 'hf-hub:…' and 'local-dir:…' are looked up by timm
+        with _published(arch): net = timm.create_model(arch, pretrained=pretrained, num_classes=0, in_chans=n_in, **kwargs)
         return Backbone(TimmBody(net, pretrained, None, n_in), n_in, (net.default_cfg['mean'], net.default_cfg['std']))
     meta = model_meta.get(arch, dict(cut=None, split=default_split))
     if 'weights' in meta: kwargs['weights'] = kwargs.get('weights', meta['weights'] if pretrained else None)
     else: kwargs['pretrained'] = pretrained
-    return Backbone(create_body(arch(**kwargs), n_in, pretrained, meta['cut']), n_in, meta.get('stats'), meta['split'])
+    with _published(arch.__name__): net = arch(**kwargs)
+    return Backbone(create_body(net, n_in, pretrained, meta['cut']), n_in, meta.get('stats'), meta['split'])
 
 # %% ../nbs/02_models.ipynb #04691f96
 def split_classifier(

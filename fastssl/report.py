@@ -113,7 +113,7 @@ def _frame(learn, pool, truth, rows, threshold, view):
     names = lambda cs: [None if c<0 else c if vocab is None else vocab[c] for c in cs.tolist()]
     item = items.index[rows] if isinstance(items, pd.DataFrame) else [items[i] if isinstance(items[i], (str,Path)) else i for i in rows] if is_listy(items) else rows
     df = pd.DataFrame(dict(item=item, label=names(codes), confidence=conf), index=rows)
-    if threshold is None: threshold = first(t for m in learn._grab_cbs(SSLCallback) if (t:=vars(m).get('threshold')) is not None)
+    if threshold is None: threshold = first(t for m in learn._grab_cbs(SSLCallback) if isinstance(t:=vars(m).get('threshold'), (int,float,Tensor)))    # one that adapts itself is no property of an item
     if threshold is not None:
         t = torch.as_tensor(threshold, dtype=conf.dtype, device='cpu')
         df['kept'] = (conf>=(t[codes] if t.ndim else t)).numpy()
@@ -128,7 +128,7 @@ def _frame(learn, pool, truth, rows, threshold, view):
 def pseudo_labels(self:Learner,
     items=None, # Items like those of the pool; default: the pool
     labels=None, # Their hidden labels, as in `add_unlabeled`; default: the pool's
-    threshold=None, # Least confidence to keep one: a number, or one for each class; default: the `threshold` of the first method that has one
+    threshold=None, # Least confidence to keep one: a number, or one for each class; default: the `threshold` of the first method that has a fixed one
     view:str='valid' # 'valid': with the transforms of validation; or a view of `dls.views`, 'weak' …
 )->pd.DataFrame: # `item` (the index of a table's row, the position of an array), `label`, `confidence`; `kept` if there is a threshold; `truth` and `correct` if there are hidden labels
     "The class that the model gives each item of the pool, a row an item in the pool's order; the learner is left as it was"

@@ -10,10 +10,11 @@ __all__ = ['reserved_names', 'ByView', 'Sides', 'frozen_stats', 'unwrap', 'tap',
 import difflib, weakref
 from contextlib import nullcontext
 from inspect import signature
+from itertools import combinations
 from types import FunctionType
 from fastai.vision.all import *
 from fastai.callback.mixup import MixHandler
-from .core import plain_float32
+from .core import check_share, check_weight, plain_float32
 from .loaders import EpochDL
 from .views import Views
 from .ema import in_fit
@@ -152,6 +153,7 @@ reserved_names = {o for o in dir(SSLBatch) if not o.startswith('_')} | {'hub','r
 # %% ../nbs/08_step.ipynb #a08a6283
 class Part(nn.Module):
     "A piece of a method with a state of its own. As an attribute of a method it is set up, moved, saved and restored with it"
+    ready = None
     def setup(self,
         n_out:int, # Number of classes
         n_pool:int # Size of the pool
@@ -170,8 +172,10 @@ class SSLCallback(Callback):
     taps = {}           # outputs of inner modules: name → path in the model; they are `b.<name>`, by side and view, as further outputs are
     networks = 1        # 2: the method trains two networks, and the model is `TwoNetworks`
     edits = ()          # rows that `before_forward` replaces, as 'u.weak' or 'l.weak': another method that reads them is refused
+    classes = False     # does it need labels that are classes, one a row?
     logs = ()           # names given to `log` whose mean over an epoch is a column of the table, as the loss is
     company = {}        # further callbacks that come with the first method and leave with the last: name → class; later rooms add theirs
+    n_classes = None    # outputs of the model, if `ssl_learner` was told another number than the data have classes
     ready,made = None,() # (classes, pool, model) that `setup` has been run for; attributes that it made
 
     def heads(self,
@@ -188,12 +192,12 @@ class SSLCallback(Callback):
     def stepped(self): "Follow the model: the optimiser has made a step in this batch"
 
     @property
-    def n_out(self)->int: return get_c(self.dls)
+    def n_out(self)->int: return self.n_classes or get_c(self.dls)
     @property
     def n_pool(self)->int: return self.dls.unlabeled.n if 'unlabeled' in vars(self.dls) else 0
     def log(self,
         name:str, # As in `learn.recorder.ssl`, and in the table if `logs` has it
-        value # A number or a scalar tensor, which stays where it is until it is shown
+        value # A number or a scalar tensor, whose copy stays where it is until it is shown
     ):
         "Record a value of this step"
         self.learn.unlabeled_batch.log(name, value)
@@ -207,15 +211,28 @@ class SSLCallback(Callback):
         mask = mask*(b.truth>=0)
         self.log('pseudo_acc', ((labels==b.truth)*mask).sum()/mask.sum())
 
+    @property
+    def parts(self)->list: return [v for v in vars(self).values() if isinstance(v, Part)]
+    def now(self,
+        weight # A number, or a function of the share of training done
+    )->float:
+        "What `weight` is at this step"
+        return weight(self.pct_train) if callable(weight) else weight
+    def reset(self):
+        "Make the state anew at the next fit: after `learn.load`, when a teacher should not remember the weights from before"
+        self.ready = None
+        for p in self.parts: p.ready = None
     def prepare(self):
         "Run `setup`, once for each pool and model, and bring the state to where the data are"
         now = self.n_out,vars(self.dls).get('unlabeled'),unwrap(self.learn.model)
         if not self.ready or now[0]!=self.ready[0] or any(a is not b for a,b in zip(now[1:], self.ready[1:])):
             before = set(vars(self))-set(self.made)
-            for p in vars(self).values():
-                if isinstance(p, Part): p.setup(self.n_out, self.n_pool)
             self.setup()
             self.made,self.ready = tuple(set(vars(self))-before),now
+        for p in self.parts:
+            if p.ready is None or p.ready[0]!=now[0] or p.ready[1] is not now[1]:
+                p.setup(self.n_out, self.n_pool)
+                p.ready = now[:2]
         for k,v in self._tensors().items(): setattr(self, k, v.to(self.dls.device))
     def _tensors(self): return {k:v for k,v in vars(self).items() if isinstance(v, Tensor) or (isinstance(v, nn.Module) and len(v.state_dict()))}
     def state_dict(self)->dict: # Copies
@@ -226,6 +243,7 @@ class SSLCallback(Callback):
     ):
         "Go on from `state`"
         self.prepare()
+        if set(state)!=(mine:=set(self._tensors())): raise ValueError(f"the state has {sorted(state)}, but {type(self).__name__} has {sorted(mine)}: it is that of another method, or of other arguments")
         for k,v in state.items():
             o = getattr(self, k)
             if isinstance(o, nn.Module): o.load_state_dict(v)
@@ -265,13 +283,17 @@ def check_methods(
         if k>1: raise ValueError(f'{k} callbacks are called {n}: one would hide the other; derive a class with a name of its own')
     sup = [type(m).__name__ for m in methods if m.sup_loss is not None]
     if len(sup)>1: raise ValueError(f'{" and ".join(sup)} both replace the supervised loss: use one of them')
+    for a,b in combinations(methods, 2):
+        if any(p is q for p in a.parts for q in b.parts): raise ValueError(f'{type(a).__name__} and {type(b).__name__} share a threshold or another part, which each would move: give each its own')
     for m in methods:
         for e in m.edits:
-            who = [type(o).__name__ for o in methods if o is not m and (e in o.edits or e in {*('u.'+v for v in L(o.views)), *('l.'+v for v in L(o.labeled_views))})]
+            who = [type(o).__name__ for o in methods if o is not m and (e in o.edits or e in {*('u.'+v for v in (*L(o.views), *L(o.draws))), *('l.'+v for v in L(o.labeled_views))})]
             if who: raise ValueError(f"{type(m).__name__} replaces the rows '{e}', which {' and '.join(who)} would read: use one of them")
     if num_distrib()>1: raise NotImplementedError('semi-supervised steps in distributed training are not there yet: train on one device')
     for m in methods:
         who = type(m).__name__
+        check_weight(m.weight, f'{who}.weight')
+        if isinstance(t:=vars(m).get('threshold'), (int,float)): check_share(t, f'{who}.threshold')
         if m.steps is not None: raise NotImplementedError(f'{who}.steps: further optimiser steps in a batch are not there yet')
         if (m.views or m.draws) and pool is None: raise ValueError(f'{who} needs unlabelled items, and these data have none: dls.add_unlabeled(items)')
         for v in (*L(m.views), *L(m.labeled_views), *L(m.draws)): views.check(v, who)
@@ -282,13 +304,21 @@ def check_methods(
             raise ValueError(f"{who} reads the outputs {miss} of the model, which has {list(out_names)}: let ssl_learner build it, or use MultiHead(body, neck, head, {', '.join(f'{n}=…' for n in miss)})")
 
 # %% ../nbs/08_step.ipynb #f5b75165
+class _InPlace:
+    "The loss function of one step whose supervised loss is a method's; it makes room for the learner's own before it runs"
+    def __init__(self, hub): self.hub,self.own = hub,hub.learn.loss_func
+    def __call__(self, pred, *yb):
+        hub = self.hub
+        hub.learn.loss_func = self.own
+        with torch.autocast(pred.device.type, enabled=False): return hub.sup.sup_loss(hub.b)
+
 class UnlabeledBatch(Callback):
     "The step: draws, views, one forward pass, the split, the sum of losses"
     order,run_valid = SSLCallback.order-1,False
     _stateattrs = ('epoch_dl','drawn','pending','kept','ms','joined','moments')
     epoch_dl = drawn = kept = ms = None
     joined,moments = (),{}
-    checked = cancelled = False
+    checked = cancelled = seen = False
     def __init__(self,
         forward:str='joint', # 'joint', 'no_grad' or 'separate'
         auto:bool=False # Brought by a method, and to leave with the last one?
@@ -308,13 +338,14 @@ class UnlabeledBatch(Callback):
         return torch.autocast(ac.device, dtype=ac.fast_dtype) if ac else nullcontext()
     def log(self, name, value):
         if isinstance(value, Tensor) and value.ndim: raise TypeError(f"log('{name}', …): a tensor of shape {tuple(value.shape)}, but a value of a step is one number")
-        self.pending.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else float(value))
+        self.pending.setdefault(name, []).append(value.detach().clone() if isinstance(value, Tensor) else float(value))
 
     # ------ before a fit, and before each epoch
     def before_fit(self):
         if not in_fit(self.learn): return
         self.restore()                                      # of an interrupted lr_find
-        self.checked = False
+        self.checked = self.seen = False
+        if isinstance(self.learn.loss_func, _InPlace): self.learn.loss_func = self.learn.loss_func.own      # of an interrupted step
         self.base_loss,self.history,self.pending = self.learn.loss_func,{},{}
         if hasattr(self.learn, 'recorder'): self.recorder.ssl = self.history
         pool = vars(self.dls).get('unlabeled')
@@ -358,12 +389,20 @@ class UnlabeledBatch(Callback):
         for p in params: state[p] = self.moments.get(p, {})
         self.joined = list(params)
 
+    def _check_labels(self, y):
+        for m in self.ms:
+            if m.classes and not (isinstance(y, Tensor) and y.ndim==1 and not y.is_floating_point() and m.n_out>1):
+                what = f'of shape {tuple(y.shape)} and type {y.dtype}' if isinstance(y, Tensor) else f'a {type(y).__name__}'
+                raise ValueError(f'{type(m).__name__} needs one class a row as label, and more than one class, but the labels are {what} and there are {m.n_out} outputs: it is no method for these data')
+        self.seen = True
+
     # ------ in each step
     def before_batch(self):
         dl,self.cancelled,self.moved = self.epoch_dl,False,False
         *u,idx = to_device(dl.u, self.xb[0].device) if dl.u else (None,)
         dl.b = b = SSLBatch(self, dict(u=u, l=dl.raw), idx, self.xb, detuplify(_plain(self.yb)))
         b.y0 = b.y
+        if not self.seen: self._check_labels(b.y)
         for m in self.ms: m.before_forward(b)
         self.groups = self._groups(b)
         self.learn.xb = b.join(self.groups[0])
@@ -387,22 +426,17 @@ class UnlabeledBatch(Callback):
         self.learn.xb = tuplify(b.x.l.weak)
         if b.y is not b.y0: self.learn.yb = tuplify(b.y)
         b.untap()
-        if self.sup: b.yb,self.learn.yb = self.yb,()      # so that the learner computes no loss of its own
+        if self.sup: self.learn.loss_func = _InPlace(self)
 
     def after_loss(self):
         b = self.b
         with torch.autocast(self.pred.device.type, enabled=False):
-            if self.sup:
-                self.learn.yb = b.yb
-                self.learn.loss_grad = self.sup.sup_loss(b)
-                self.learn.loss = self.loss_grad.detach().clone()
             b.sup = self.loss_grad.detach()
             self.log('sup_loss', b.sup)
             unsup = 0.
             for m in self.ms:
                 if m.unsup_loss is None: continue
-                w = m.weight(self.pct_train) if callable(m.weight) else m.weight
-                loss = m.unsup_loss(b)
+                w,loss = m.now(m.weight),m.unsup_loss(b)
                 if not isinstance(loss, (Tensor,float,int)) or (isinstance(loss, Tensor) and loss.ndim): raise TypeError(f'{type(m).__name__}.unsup_loss returned {"a tensor of shape "+str(tuple(loss.shape)) if isinstance(loss, Tensor) else repr(loss)}: it must be one number')
                 if self.forward=='no_grad' and isinstance(loss, Tensor) and not loss.requires_grad:
                     raise ValueError(f"the loss of {type(m).__name__} has no gradient when weak views have none: it cannot be used with forward='no_grad'")

@@ -83,6 +83,7 @@ class LossThreshold(Threshold):
         if b.pct<self.warmup:
             self.n += 1
             self.rho.add_((b.sup-self.rho)/self.n.clamp(max=10))          # about the last ten steps of the warm-up
+            self.level = torch.full_like(self.rho, torch.nan)
             return torch.zeros_like(p[:,0])
         self.level = (self.rho*(self.C*self.gamma**(-(b.pct-self.warmup)/self.every))).clamp(min=self.least)
         return (-p.max(1)[0].log()<=self.level).to(p.dtype)
@@ -113,7 +114,7 @@ class FreeMatchCallback(FixMatchCallback):
     ):
         super().__init__(SelfAdaptiveThreshold(momentum), **kwargs)
         self.fairness = check_weight(fairness, 'fairness')
-    def beside(self, b, p, w): return self.fairness*fairness_loss(self.student_logits(b), w, self.threshold.mean, self.threshold.share)
+    def beside(self, b, p, w): return self.now(self.fairness)*fairness_loss(self.student_logits(b), w, self.threshold.mean, self.threshold.share)
 
 class SoftMatchCallback(FixMatchCallback):
     "FixMatch with smooth weights in place of a threshold, on confidences after uniform alignment ([SoftMatch](https://arxiv.org/abs/2301.10921))"

@@ -22,10 +22,12 @@ class DistributionAlignment(Part):
         super().__init__()
         if isinstance(target, str) and target not in ('uniform','labels','predictions'): raise ValueError(f"target={target!r}: must be 'uniform', 'labels', 'predictions', or the share of each class")
         check_share(momentum, 'momentum', zero=True)
-        store_attr()
+        self.shares = None if isinstance(target, str) else torch.as_tensor(target, dtype=torch.float32)
+        if self.shares is not None and not bool((self.shares>0).all()): raise ValueError(f'target={self.shares.tolist()}: shares must be larger than 0')
+        self.target,self.momentum = target if self.shares is None else 'given',momentum
     def setup(self, n_out, n_pool):
-        t = torch.full((n_out,), 1/n_out) if isinstance(self.target, str) else torch.as_tensor(self.target, dtype=torch.float32)
-        if t.shape!=(n_out,) or not bool((t>0).all()): raise ValueError(f'target={t.tolist()}: must be {n_out} shares larger than 0, one for each class')
+        t = torch.full((n_out,), 1/n_out) if self.shares is None else self.shares
+        if t.shape!=(n_out,): raise ValueError(f'target={t.tolist()}: must be {n_out} shares, one for each class')
         self.register_buffer('goal', t/t.sum())
         self.register_buffer('mean', torch.full((n_out,), 1/n_out))
     def forward(self,
@@ -36,7 +38,7 @@ class DistributionAlignment(Part):
             if   self.target=='labels': self.goal.lerp_(class_share(b.y, len(self.goal)), 1-self.momentum)
             elif self.target=='predictions': self.goal.lerp_(b.pred.detach().softmax(1).mean(0), 1-self.momentum)
             self.mean.lerp_(p.detach().mean(0), 1-self.momentum)
-            ratio = self.goal/self.mean
+            ratio = self.goal/self.mean.clamp(min=1e-6)
         q = p*ratio
         return q/q.sum(1, keepdim=True)
 
@@ -56,7 +58,7 @@ class LogitAdjustment(Part):
         logits:Tensor # Of the unlabelled rows `(N, C)`
     )->Tensor: # `(C,)`
         self.mean.lerp_(logits.softmax(1).mean(0), 1-self.momentum)
-        return self.tau*self.mean.log()
+        return self.tau*self.mean.clamp(min=1e-6).log()
 
 # %% ../../nbs/10_semi.consistency.ipynb #14632ef4
 class Threshold(Part):
@@ -71,7 +73,7 @@ class Threshold(Part):
 # %% ../../nbs/10_semi.consistency.ipynb #ee79754a
 class ConsistencyCallback(SSLCallback):
     "Draw the student view's prediction towards a target from the target view; most methods are one choice of these arguments"
-    target_view,student_view = 'weak','strong'
+    target_view,student_view,classes = 'weak','strong',True
     mean_over_kept = False     # divide by the rows that count, not by all?
     aligned_target = True      # take the target from the aligned probabilities, or only the weights?
     def __init__(self,
@@ -84,12 +86,12 @@ class ConsistencyCallback(SSLCallback):
         align=None, # A `DistributionAlignment`
         adjust=None # A `LogitAdjustment`
     ):
+        for n,v,c in (('threshold',threshold,'SelfAdaptiveThreshold'), ('align',align,'DistributionAlignment'), ('adjust',adjust,'LogitAdjustment')):
+            if isinstance(v, type) or v is True: raise TypeError(f'{n}={v!r}: pass an object, {n}={getattr(v, "__name__", c) if v is not True else c}()')
         if threshold is not None and not callable(threshold): check_share(threshold, 'threshold')
         check_weight(weight); check_positive(temperature, 'temperature')
         if distance not in consistency_distances: raise ValueError(f"distance={distance!r}: must be one of {', '.join(map(repr, consistency_distances))}")
         if teacher is not None: check_share(teacher, 'teacher', zero=True)
-        for n,v,c in (('align',align,DistributionAlignment), ('adjust',adjust,LogitAdjustment)):
-            if isinstance(v, type) or v is True: raise TypeError(f'{n}={v!r}: pass an object, {n}={c.__name__}()')
         store_attr()
 
     @property
@@ -98,10 +100,15 @@ class ConsistencyCallback(SSLCallback):
     def draws(self): return L(self.target_view) if self.teacher is not None else L()
     @property
     def logs(self): return () if self.threshold is None else ('kept','pseudo_acc')
+    def prepare(self):
+        if self.teacher is not None and 'teacher_model' not in vars(self): self.ready = None        # it was asked for later
+        super().prepare()
     def setup(self):
         if self.teacher is not None: self.teacher_model = EMATeacher(unwrap(self.model), self.teacher, warmup=True).train()   # batch statistics and dropout, as published
     def stepped(self):
-        if self.teacher is not None: self.teacher_model.update()
+        if self.teacher is None: return
+        self.teacher_model.set_alpha(self.teacher)
+        self.teacher_model.update()
 
     def target_logits(self,
         b # The batch

@@ -58,13 +58,15 @@ class DSTCallback(ConsistencyCallback):
         super().__init__(threshold, hard=hard, **kwargs)
         self.eta,self.width,self.hi,self.max_iters = check_weight(eta, 'eta'),width,hi,check_positive(max_iters, 'max_iters')
         self.worst_case = WorstCaseEstimationLoss(eta_prime)
+    @property
+    def views(self): return L(self.target_view, self.student_view)        # the worst case needs the target view, also beside a teacher
     def heads(self, nf, n_out): return dst_heads(nf, n_out, self.width or min(2048, 4*nf), self.hi, self.max_iters)
     @property
-    def reversal(self): return unwrap(self.model).heads['adv'][0]
+    def reversal(self): return next(m for m in unwrap(self.model).modules() if isinstance(m, WarmStartGradientReverseLayer))
     def stepped(self):
         super().stepped()
         self.reversal.step()
     def student_logits(self, b): return b.pseudo.u[self.student_view]
     def beside(self, b, p, w):
         self.log('reversal', self.reversal.coeff())
-        return self.eta*self.worst_case(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)
+        return self.now(self.eta)*self.worst_case(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)

@@ -73,7 +73,7 @@ class DynamicThreshold(Threshold):
     "FlexMatch's threshold of each class, for any method with a threshold"
     def __init__(self,
         threshold:float=.95, # Threshold τ of a class that is fully learned, in (0, 1]
-        warmup:bool=True, # Do rows of the pool that were never selected count in the maximum? Then thresholds start near τ's share of what is used, and rise with it
+        warmup:bool=True, # Do rows of the pool that were never selected count in the maximum? Then thresholds rise with the share of the pool that was
         mapping='convex' # 'linear', 'convex', 'concave', or an increasing function of the learning status
     ):
         super().__init__()
@@ -85,6 +85,7 @@ class DynamicThreshold(Threshold):
     @property
     def level(self): return self.status.class_threshold.mean()
     def forward(self, p, b):
+        self.status.threshold = self.threshold
         labels,selected,conf = confident_label(p, self.threshold, inclusive=True)
         keep = (conf>=self.status.get_threshold(labels)).to(p.dtype)
         self.status.update(b.idx, selected, labels)

@@ -14,7 +14,7 @@ from ..step import SSLCallback
 # %% ../../nbs/10_semi.mcc.ipynb #9a63d977
 class MCCCallback(SSLCallback):
     "Minimum class confusion on the weak view of the pool, alone or beside any other method ([MCC](https://arxiv.org/abs/1912.03699))"
-    views = 'weak',
+    views,classes = ('weak',),True
     def __init__(self,
         temperature:float=2.5, # Divides the logits
         weight=1. # Of the loss: a number, or a function of the share of training done

@@ -17,7 +17,7 @@ class PiModelCallback(ConsistencyCallback):
     target_view,student_view = 'weak2','weak'
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
-        weight=SchedRampUp(1., .4), # Of the unlabelled loss: a number, or a function of the share of training done
+        weight=SchedRampUp(0., 1.), # Of the unlabelled loss: a number, or a function of the share of training done
         distance:str='l2', # 'l2' or another of `consistency`
         **kwargs
     ): super().__init__(weight=weight, distance=distance, **kwargs)
@@ -29,7 +29,7 @@ class MeanTeacherCallback(ConsistencyCallback):
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
         teacher:float=.99, # Decay of the teacher: .95 to .99 for a few hundred steps, .999 for 10,000 and more
-        weight=SchedRampUp(1., .4), # Of the unlabelled loss: a number, or a function of the share of training done
+        weight=SchedRampUp(0., 1.), # Of the unlabelled loss: a number, or a function of the share of training done
         distance:str='l2', # 'l2' or another of `consistency`
         **kwargs
     ): super().__init__(weight=weight, distance=distance, teacher=teacher, **kwargs)
@@ -45,4 +45,4 @@ class SelfEnsembleCallback(MeanTeacherCallback):
     ):
         super().__init__(weight=weight, threshold=threshold, **kwargs)
         self.balance = check_weight(balance, 'balance')
-    def beside(self, b, p, w): return self.balance*ClassBalanceLoss(p.shape[1])(self.student_logits(b).softmax(1))*w.mean()
+    def beside(self, b, p, w): return self.now(self.balance)*ClassBalanceLoss(p.shape[1])(self.student_logits(b).softmax(1))*w.mean()

@@ -26,13 +26,13 @@ def mix_rows(
 
 class MixMatchCallback(SSLCallback):
     "Guessed labels, and MixUp of labelled and unlabelled rows ([MixMatch](https://arxiv.org/abs/1905.02249)). Replaces the learner's loss by cross-entropy"
-    views = 'weak','weak2'
+    views,classes = ('weak','weak2'),True
     edits = 'l.weak','u.weak','u.weak2'
     logs = 'pseudo_acc',
     def __init__(self,
         temperature:float=.5, # Of the guess: below 1 sharpens
         alpha:float=.5, # Of the Beta distribution: larger mixes more
-        weight=SchedRampUp(1., .4), # Of the unlabelled loss: a number, or a function of the share of training done
+        weight=SchedRampUp(0., 1.), # Of the unlabelled loss: a number, or a function of the share of training done
         distance:str='l2' # 'l2' or another of `consistency`
     ):
         check_positive(temperature, 'temperature'); check_positive(alpha, 'alpha'); check_weight(weight)

@@ -17,6 +17,8 @@ class PseudoLabelCallback(ConsistencyCallback):
     def __init__(self,
         threshold=.95, # Least confidence of a pseudo-label, in (0, 1], or a `Threshold`
         weight=1., # Of the unlabelled loss: a number, or a function of the share of training done
-        hard:bool=True, # Train on the class, or on the distribution? (which has a gradient only if sharpened or from a teacher)
+        hard:bool=True, # Train on the class, or on the distribution (sharpened, or a teacher's)?
         **kwargs
-    ): super().__init__(threshold, weight, hard, **kwargs)
+    ):
+        super().__init__(threshold, weight, hard, **kwargs)
+        if not hard and self.temperature==1 and self.teacher is None: raise ValueError('hard=False: a distribution that is its own target has no gradient; sharpen it (temperature below 1), or let a teacher give it')

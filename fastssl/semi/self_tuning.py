@@ -149,7 +149,7 @@ class SelfTuning(Module):
 class SelfTuningCallback(SSLCallback):
     "Contrast of strong views with a queue of keys of each class, by label or pseudo-label ([Self-Tuning](https://arxiv.org/abs/2102.12903))"
     views,draws,edits = ('strong',),('strong2',),('l.weak',)
-    logs = 'pseudo_acc',
+    logs,classes = ('pseudo_acc',),True
     def __init__(self,
         K:int=32, # Keys kept for each class
         momentum:float=.999, # Of the key encoder; .99 or less in short runs

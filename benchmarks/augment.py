@@ -1,0 +1,81 @@
+"""Images a second of strong views, and of a weak and a strong view together, beside what one would use without fastssl.
+
+`python benchmarks/augment.py` needs the `bench` extra (kornia). All make RandAugment with two ops of 14 and Cutout (or their nearest to it), of the same uint8 images, on one thread; medians of paired repetitions
+in one process. Decoding a file is not counted. "weak+strong" goes from a batch of bytes to both views as batches; the weak one is a padded crop and a flip, with timm by torchvision on Pillow images, as codebases do it.
+"RandAugment, Cutout" is those two alone, for timm on Pillow images that are there already, and not turned back: nothing but the work itself. Ratios are theirs to ours: how many times longer they take."""
+import warnings
+warnings.filterwarnings('ignore')
+from statistics import median
+from fastcore.script import call_parse
+from fastai.vision.all import *
+from fastssl.augment import BatchRandAugment, Cutout, RandomCropFlip
+from torchvision.transforms import v2
+
+def paired(fs, reps):
+    "Median milliseconds of CPU time (which other work disturbs less) of each function of `fs`, called in turn `reps` times"
+    times = {k:[] for k in fs}
+    for i in range(reps+1):
+        for k,f in fs.items():
+            start = time.process_time()
+            f()
+            if i: times[k].append(1e3*(time.process_time()-start))       # the first round warms up
+    return {k:median(v) for k,v in times.items()}
+
+def ours(size):
+    crop,ra,cut = RandomCropFlip(pad=size//8),BatchRandAugment(2),Cutout(.5)
+    weak,strong,alone = (Pipeline(fs, split_idx=0) for fs in ([crop], [crop, ra, cut], [ra, cut]))
+    return (lambda x: (weak(TensorImage(x)), strong(TensorImage(x)))),lambda x: partial(alone, TensorImage(x))
+
+def timm_pil(size):
+    from timm.data.auto_augment import rand_augment_transform
+    from PIL import ImageDraw
+    crop,flip,ra = v2.RandomCrop(size, size//8, padding_mode='reflect'),v2.RandomHorizontalFlip(),rand_augment_transform('rand-m9-n2', {})
+    def cut(im):
+        s,x,y = random.random()*size/2,random.random()*size,random.random()*size
+        ImageDraw.Draw(im).rectangle((max(0,x-s/2), max(0,y-s/2), min(size,x+s/2), min(size,y+s/2)), (125,123,114))
+        return im
+    pil = lambda x: [Image.fromarray(o) for o in x.permute(0,2,3,1).numpy()]
+    back = lambda ims: torch.from_numpy(np.stack([np.asarray(o) for o in ims])).permute(0,3,1,2)
+    def alone(x):
+        ims = pil(x)
+        return lambda: [cut(ra(o.copy())) for o in ims]                  # the copy: Cutout draws in place
+    return (lambda x: (back([flip(crop(o)) for o in pil(x)]), back([cut(ra(flip(crop(o)).copy())) for o in pil(x)]))),alone
+
+def torchvision_v2(size):
+    "torchvision's v2 on tensors, each image with its own draw"
+    crop = [v2.RandomCrop(size, size//8, padding_mode='reflect'), v2.RandomHorizontalFlip()]
+    ra,cut = v2.RandAugment(2),v2.RandomErasing(1., (.01,.25))
+    weak,strong,alone = (v2.Compose(fs) for fs in (crop, [*crop, ra, cut], [ra, cut]))
+    each = lambda f, x: torch.stack([f(o) for o in x])
+    return (lambda x: (each(weak, x), each(strong, x))),lambda x: partial(each, alone, x)
+
+def kornia_batch(size):
+    "kornia on float batches, each image with its own draw where kornia has one"
+    import kornia.augmentation as K
+    from kornia.augmentation.auto import RandAugment
+    crop = [K.RandomCrop((size,size), size//8, padding_mode='reflect'), K.RandomHorizontalFlip()]
+    ra,cut = RandAugment(2, 9),K.RandomErasing((.01,.25), p=1.)
+    weak,strong,alone = (K.AugmentationSequential(*fs) for fs in (crop, [*crop, ra, cut], [ra, cut]))
+    return (lambda x: (weak(f:=x.float()/255), strong(f))),lambda x: lambda: alone(x.float()/255)
+
+makers = {'fastssl':ours, 'timm, Pillow':timm_pil, 'torchvision v2':torchvision_v2, 'kornia':kornia_batch}
+
+@call_parse
+def main(
+    reps:int=7 # Repetitions
+):
+    torch.set_num_threads(1)
+    print(f'{"":<34}{"weak+strong":>14}{"images/s":>10}{"ratio":>8}{"RandAugment, Cutout":>24}{"ratio":>8}\n{"":<34}{"µs an image":>14}{"":>18}{"µs an image":>24}')
+    for n,size in ((448,32), (56,224)):
+        set_seed(0)
+        smooth = F.interpolate(torch.rand(n,3,size//8,size//8), size=(size,size), mode='bicubic').clamp(0,1)          # pictures are smooth; noise would not change the times
+        x = (smooth*255).byte()
+        both,alone = {},{}
+        for k,mk in makers.items():
+            try: b,a = mk(size)
+            except ImportError as e: print(f'{k}: not installed ({e})'); continue
+            both[k],alone[k] = partial(b, x),a(x)
+        tb,ta = paired(both, reps),paired(alone, reps)
+        for k in tb:
+            b,a = 1e3*tb[k]/n,1e3*ta[k]/n
+            print(f'{f"{n} images of {size} px: {k}":<34}{b:>14.1f}{1e6/b:>10.0f}{tb[k]/tb["fastssl"]:>8.1f}{a:>24.1f}{ta[k]/ta["fastssl"]:>8.1f}', flush=True)
