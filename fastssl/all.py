@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/99_all.ipynb #d421f755
 from .core import *
+from .calibration import *
 from .losses.semi import *
 from .losses.adapt import *
 from .losses.adversarial import *
@@ -43,7 +44,19 @@ from .adapt.afn import *
 from .adapt.mcd import *
 from .adapt.mdd import *
 from .adapt.regda import *
+from .distill.keys import *
+from .distill.write import *
+from .distill.store import *
+from .distill.convert import *
+from .distill.teacher import *
+from .distill.save import *
+from .distill.losses import *
+from .distill.block import *
+from .distill.features import *
+from .distill.callback import *
+from .distill.mutual import *
 from .learner import *
+from .workflows import *
 from .report import *
 from .export import *
 from .own_data import *

@@ -32,7 +32,7 @@ def rows_in_memory(
     with ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext():
         try: parts = list(zip(*bar_if_slow(reader, len(reader), 'decoding into memory')))
         except RuntimeError as e: raise ValueError(f'in_memory=True needs items of one shape, add item_tfms=Resize(…): {e}') from None
-    return tuple(retain_type(torch.cat([p.as_subclass(Tensor) for p in ps]), ps[0]) for ps in parts)
+    return tuple(map(torch.cat, parts))
 
 def _item_name(ds, i):
     items = getattr(ds, 'items', None)
@@ -164,8 +164,8 @@ class RepeatIdxs:
         return res[:self.n]
 
 class EpochDL(RowsDL):
-    "The labelled batches of one epoch; beside the current one, `raw` is it before its transforms, `u` that of the pool, `b` what the step makes of them"
-    pool = keep = u = b = None
+    "The labelled batches of one epoch; beside the current one, `raw` is it before its transforms, `u` that of the pool, `b` what the step makes of them; `ended` is called when the loop is over"
+    pool = keep = u = b = ended = None
     @classmethod
     def create(cls,
         dl:DataLoader, # The labelled training loader
@@ -191,3 +191,4 @@ class EpochDL(RowsDL):
         finally:
             if pool: pool.close()
             self.u = self.keep.raw = self.b = None
+            if self.ended: self.ended()

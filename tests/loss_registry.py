@@ -83,6 +83,8 @@ losses = dict(
     soft_triplet_margin=Case(SoftTripletLoss(0.), 'features_1*:feats features_2:feats labels:ids'),
     soft_triplet_normalized=Case(SoftTripletLoss(None, True), 'features_1*:feats features_2:feats labels:ids'),
     distillation=Case(KnowledgeDistillationLoss(2.), 'y_student*:logits y_teacher:logits'),
+    **{f'teacher_{k}':Case(teacher_loss(k), 's*:logits t:logits y:labels') for k in teacher_losses},
+    teacher_standardized=Case(KDLoss(2., standardize=True), 's*:logits t:logits'),
     soft_cross_entropy=Case(CrossEntropyLossSoft(), 'y*:logits labels:logits'),
     label_smooth=Case(CrossEntropyLossLabelSmooth, 'y*:logits labels:labels', by_size=True),
     joints_mse=Case(JointsMSELoss(), 'output*:maps target:heat target_weight:weightK'),
