@@ -1193,6 +1193,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'fastssl.step.SSLBatch._missing': ('step.html#sslbatch._missing', 'fastssl/step.py'),
                               'fastssl.step.SSLBatch._share': ('step.html#sslbatch._share', 'fastssl/step.py'),
                               'fastssl.step.SSLBatch.join': ('step.html#sslbatch.join', 'fastssl/step.py'),
+                              'fastssl.step.SSLBatch.labels': ('step.html#sslbatch.labels', 'fastssl/step.py'),
                               'fastssl.step.SSLBatch.loss': ('step.html#sslbatch.loss', 'fastssl/step.py'),
                               'fastssl.step.SSLBatch.pct': ('step.html#sslbatch.pct', 'fastssl/step.py'),
                               'fastssl.step.SSLBatch.pred': ('step.html#sslbatch.pred', 'fastssl/step.py'),

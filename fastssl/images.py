@@ -54,8 +54,7 @@ def OpenImageBlock(
 # %% ../nbs/03_images.ipynb #06be42ad
 def _reason(fn):
     try:
-        with warnings.catch_warnings(), Image.open(fn) as im:
-            warnings.simplefilter('ignore')
+        with Image.open(fn) as im:
             if im.mode[0] in 'FI': _eight_bits(im)
             im.draft(im.mode, (32,32))                    # a JPEG is read to its end, but not in full detail
             im.load()
@@ -67,7 +66,8 @@ def unreadable_images(
 )->dict: # Path → reason
     "Open each of `files`, to the end, and return those that cannot be read"
     files = L(files)
-    with ThreadPoolExecutor(max(1, ifnone(n_workers, defaults.cpus))) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(max(1, ifnone(n_workers, defaults.cpus))) as pool:     # not in the threads: they share the filters
+        warnings.simplefilter('ignore')
         return {f:r for f,r in zip(files, bar_if_slow(pool.map(_reason, files), len(files), 'opening every file')) if r}
 
 def some_files(

@@ -122,7 +122,7 @@ def save_report(
 )->Path: # `path`
     "Curves, pseudo-labels, classes and reliability in one picture"
     if pseudo is None: pseudo = learn.pseudo_labels()
-    with learn.no_bar(), plt.ioff():
+    with learn.no_bar():
         with _untouched(learn): probs,y = learn.get_preds(ds_idx=1)
         conf,codes = probs.max(1)
         parts = [learn.recorder.plot_ssl()[0].figure]

@@ -98,6 +98,8 @@ class SSLBatch:
     @property
     def pred(self)->Tensor: return self.l.weak
     @property
+    def labels(self)->Tensor: return self.y.flatten().long()      # tables have them as a column of small integers
+    @property
     def pct(self)->float: return self.hub.pct_train
     @property
     def truth(self):
@@ -391,7 +393,7 @@ class UnlabeledBatch(Callback):
 
     def _check_labels(self, y):
         for m in self.ms:
-            if m.classes and not (isinstance(y, Tensor) and y.ndim==1 and not y.is_floating_point() and m.n_out>1):
+            if m.classes and not (isinstance(y, Tensor) and y.numel()==len(y) and not y.is_floating_point() and m.n_out>1):
                 what = f'of shape {tuple(y.shape)} and type {y.dtype}' if isinstance(y, Tensor) else f'a {type(y).__name__}'
                 raise ValueError(f'{type(m).__name__} needs one class a row as label, and more than one class, but the labels are {what} and there are {m.n_out} outputs: it is no method for these data')
         self.seen = True

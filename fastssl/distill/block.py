@@ -108,7 +108,7 @@ class SoftCategorize(Categorize):
         "Look at all training items before the first step"
         self.c,seen,lacking = len(self.vocab),{},[]
         for p in dsets or ():
-            if not isinstance(p, SoftPair): raise TypeError(f"get_y gives {p!r}, which says nothing of a teacher: get_y=soft.labeller(…) of the function that you have")
+            if not hasattr(p, 'logits') or not hasattr(p, 'soft'): raise TypeError(f"get_y gives {p!r}, which says nothing of a teacher: get_y=soft.labeller(…) of the function that you have")
             self.number(p.label)
             row = p.soft.row(p.item)
             if row<0: lacking.append(p)

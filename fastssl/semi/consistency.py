@@ -35,7 +35,7 @@ class DistributionAlignment(Part):
         b # The batch
     )->Tensor:
         with torch.no_grad():
-            if   self.target=='labels': self.goal.lerp_(class_share(b.y, len(self.goal)), 1-self.momentum)
+            if   self.target=='labels': self.goal.lerp_(class_share(b.labels, len(self.goal)), 1-self.momentum)
             elif self.target=='predictions': self.goal.lerp_(b.pred.detach().softmax(1).mean(0), 1-self.momentum)
             self.mean.lerp_(p.detach().mean(0), 1-self.momentum)
             ratio = self.goal/self.mean.clamp(min=1e-6)

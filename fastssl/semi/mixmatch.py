@@ -49,7 +49,7 @@ class MixMatchCallback(SSLCallback):
         if not all(isinstance(x, Tensor) and x.is_floating_point() for x in xs): raise TypeError('MixMatch mixes single inputs of floating point numbers, and these data have others: use a method that does not mix, as MeanTeacherCallback')
         q = self.guess(b)
         self.log_pseudo_labels(b, q.argmax(1), torch.ones_like(q[:,0]))
-        x,y = mix_rows(torch.cat(xs), torch.cat([q.new_zeros(len(b.y), q.shape[1]).scatter_(1, b.y[:,None], 1.), q, q]), self.alpha)
+        x,y = mix_rows(torch.cat(xs), torch.cat([q.new_zeros(len(b.labels), q.shape[1]).scatter_(1, b.labels[:,None], 1.), q, q]), self.alpha)
         n = len(xs[0]),len(q),len(q)
         b.x.l.weak,b.x.u.weak,b.x.u.weak2 = x.split(n)
         b.mixed = y.split((n[0], 2*n[1]))

@@ -172,4 +172,4 @@ class SelfTuningCallback(SSLCallback):
         labels = b.u.strong.detach().argmax(1)
         self.log_pseudo_labels(b, labels, torch.ones_like(labels))
         contrast = lambda side, h, y: pgc_loss(*self.queue(h, b.run(self.key, f'{side}.strong2', output='proj'), y))
-        return contrast('l', b.proj.l.weak, b.y)+contrast('u', b.proj.u.strong, labels)
+        return contrast('l', b.proj.l.weak, b.labels)+contrast('u', b.proj.u.strong, labels)

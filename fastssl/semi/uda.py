@@ -43,5 +43,5 @@ class UDACallback(ConsistencyCallback):
         self.student_temperature,self.tsa = check_positive(student_temperature, 'student_temperature'),tsa
     @property
     def sup_loss(self): return self.annealed if self.tsa else None
-    def annealed(self, b): return tsa_loss(b.pred, b.y, b.pct, self.tsa)
+    def annealed(self, b): return tsa_loss(b.pred, b.labels, b.pct, self.tsa)
     def student_logits(self, b): return super().student_logits(b)/self.student_temperature
