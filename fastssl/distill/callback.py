@@ -6,9 +6,9 @@
 __all__ = ['norm_stats', 'OnlineTeacher', 'DistillCallback']
 
 # %% ../../nbs/30_distill.callback.ipynb #474f40af
-import difflib, timm
+import timm
 from fastai.vision.all import *
-from ..core import check_positive, plain_float32
+from ..core import check_name, check_positive, plain_float32
 from .features import feature_losses
 from .teacher import match_classes, mean_logits
 from ..losses.distill import teacher_loss
@@ -35,8 +35,8 @@ class OnlineTeacher(nn.Module):
         if isinstance(teacher, Learner): net,stats,vocab = teacher.model,ifnone(stats, ifnone(norm_stats(teacher.dls), ([0.],[1.]))),getattr(teacher.dls, 'vocab', None)
         elif isinstance(teacher, nn.Module): net = teacher
         elif not isinstance(teacher, str): raise TypeError(f'a teacher is a Learner, a network, or the name of a timm model, not {type(teacher).__name__}')
-        elif not timm.is_model(teacher) and ':' not in teacher: raise ValueError(f"timm has no architecture '{teacher}'; near it: {difflib.get_close_matches(teacher, timm.list_models(), 4, .5)}")
         else:
+            if ':' not in teacher and not timm.is_model(teacher): teacher = check_name(teacher, timm.list_models(), 'timm architecture')
             net = timm.create_model(teacher, pretrained=True)
             stats = ifnone(stats, (net.default_cfg['mean'],net.default_cfg['std']))
         self.net,self.paths,self.affine,self.perm = net,{p:p for p in paths},None,None
