@@ -477,6 +477,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'fastssl.export._plain_module': ('export.html#_plain_module', 'fastssl/export.py'),
                                 'fastssl.export._plain_transforms': ('export.html#_plain_transforms', 'fastssl/export.py'),
                                 'fastssl.export.check_writable': ('export.html#check_writable', 'fastssl/export.py'),
+                                'fastssl.export.plain_bytes': ('export.html#plain_bytes', 'fastssl/export.py'),
                                 'fastssl.export.plain_model': ('export.html#plain_model', 'fastssl/export.py')},
             'fastssl.guard': { 'fastssl.guard.StopOnNaN': ('guard.html#stoponnan', 'fastssl/guard.py'),
                                'fastssl.guard.StopOnNaN.__call__': ('guard.html#stoponnan.__call__', 'fastssl/guard.py'),

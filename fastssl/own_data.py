@@ -15,7 +15,7 @@ from fastai.vision.all import *
 from .augment import RandomCropFlip
 from .core import check_name, check_positive, check_share
 from .data import ClassSplitter, SSLDataLoaders
-from .export import check_writable
+from .export import check_writable, plain_bytes
 from .images import OpenImageBlock, UnreadableImage, some_files, unreadable_images
 from .learner import ssl_learner
 from .report import _untouched, plot_class_balance, plot_reliability
@@ -156,6 +156,7 @@ def train_own(
     "Train on data of one's own; write the model, the pseudo-labels and a report"
     methods,out = ssl_methods(),Path(out)
     cls = methods[check_name(method, methods, 'method')]
+    if threshold is not None and 'threshold' not in signature(cls).parameters: raise ValueError(f'threshold={threshold}: {method} has no threshold to set; leave it away')
     if ':' not in arch and not timm.is_model(arch): arch = check_name(arch, timm.list_models(), 'architecture')
     check_positive(epochs, 'epochs'); check_positive(lr, 'lr')
     cb = cls(**({} if threshold is None else dict(threshold=threshold)))
@@ -164,7 +165,7 @@ def train_own(
     set_seed(kwargs.get('seed', 0))
     dls = own_dls(labelled, unlabelled, **kwargs)
     learn = ssl_learner(dls, arch, cbs=cb, ema=ema, pretrained=pretrained, metrics=accuracy)
-    check_writable(out, int(1.2*sum(t.numel()*t.element_size() for t in learn.model.state_dict().values()))+2**22)
+    check_writable(out, len(plain_bytes(learn))+2**22)            # it can be written, and there is room, before the first step
     print(f'{len(dls.train_ds)} labelled, {dls.unlabeled.n} unlabelled and {len(dls.valid_ds)} validation images of {len(dls.vocab)} classes; {epochs} epochs of {dls.unlabeled.n_steps} steps, {method}, {arch}')
     learn.fit_one_cycle(epochs, lr)
     acc = learn.recorder.values[-1][2]

@@ -139,6 +139,17 @@ def test_hidden_labels_of_other_classes(d):
 def test_unknown_method(d):
     with pytest.raises(ValueError, match="no method 'fixmach'; near it: fixmatch"): train(d, method='fixmach')
     assert 'fixmatch' in ssl_methods() and not (d/'out').exists()
+@pytest.mark.parametrize('name', ['freematch','mcc'])
+def test_a_threshold_for_a_method_without(d, name):
+    with pytest.raises(ValueError, match=f'threshold=0.8: {name} has no threshold to set'): train(d, method=name, threshold=.8)
+    assert not (d/'out').exists()
+@pytest.mark.parametrize('name', ssl_methods())
+def test_every_method_leaves_a_plain_file(d, name):
+    "What is found only when the model is written would be found too late"
+    set_seed(0)
+    from fastssl.export import plain_bytes
+    learn = ssl_learner(folder_dls(d, labels=lambda f: 'a'), 'test_resnet', cbs=ssl_methods()[name](), pretrained=False)
+    assert len(plain_bytes(learn))>10**4
 def test_unknown_arch(d):
     with pytest.raises(ValueError, match="no architecture 'resnet81'; near it:.*resnet18"): train(d, arch='resnet81')
     with pytest.raises(ValueError, match="no timm architecture 'resnet81'; near it:.*resnet18"): ssl_learner(folder_dls(d), 'resnet81')
