@@ -5,21 +5,11 @@ in one process. Decoding a file is not counted. "weak+strong" goes from a batch 
 "RandAugment, Cutout" is those two alone, for timm on Pillow images that are there already, and not turned back: nothing but the work itself. Ratios are theirs to ours: how many times longer they take."""
 import warnings
 warnings.filterwarnings('ignore')
-from statistics import median
 from fastcore.script import call_parse
+from timing import paired
 from fastai.vision.all import *
 from fastssl.augment import BatchRandAugment, Cutout, RandomCropFlip
 from torchvision.transforms import v2
-
-def paired(fs, reps):
-    "Median milliseconds of CPU time (which other work disturbs less) of each function of `fs`, called in turn `reps` times"
-    times = {k:[] for k in fs}
-    for i in range(reps+1):
-        for k,f in fs.items():
-            start = time.process_time()
-            f()
-            if i: times[k].append(1e3*(time.process_time()-start))       # the first round warms up
-    return {k:median(v) for k,v in times.items()}
 
 def ours(size):
     crop,ra,cut = RandomCropFlip(pad=size//8),BatchRandAugment(2),Cutout(.5)

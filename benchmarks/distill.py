@@ -4,22 +4,13 @@
 prediction loop; then one row at random, bytes a row, and opening a store of 1.28 million rows of 1,000 classes (its logits a sparse file, its keys real)."""
 import subprocess, sys, tempfile, warnings
 warnings.filterwarnings('ignore')
-from statistics import median
 import timm
 from fastcore.script import call_parse
+from timing import paired
 from fastai.vision.all import *
 from fastssl.all import *
 
-def paired(fs, reps, clock=time.process_time, take=median):
-    "Median seconds of each function of `fs`, called in turn `reps` times: CPU time, which other work disturbs less; where the disk takes part, the least time by the clock"
-    times = {k:[] for k in fs}
-    for i in range(reps+1):
-        for k,f in list(fs.items())[::1 if i%2 else -1]:                 # the order alternates
-            start = clock()
-            f()
-            if i: times[k].append(clock()-start)             # the first round warms up
-    return {k:take(v) for k,v in times.items()}
-def row(what, ours, other, unit=1e3): print(f'{what:<72}{unit*ours:>10.2f}{unit*other:>10.2f}{ours/other:>8.3f}', flush=True)
+def row(what, ours, other): print(f'{what:<72}{ours:>10.2f}{other:>10.2f}{ours/other:>8.3f}', flush=True)
 
 def image_files(path, n, size, seed=0):
     "`n` PNG files of noise in ten folders"

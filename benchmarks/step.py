@@ -4,23 +4,13 @@
 forward pass, loss and optimiser step; it has no progress bar, no metrics, no schedule."""
 import tempfile, warnings
 warnings.filterwarnings('ignore')
-from statistics import median
 import timm
 from fastcore.script import call_parse
+from timing import paired
 from fastai.vision.all import *
 from fastssl.all import *
 
-def paired(fs, reps):
-    "Median milliseconds of CPU time (which other work disturbs less) of each function of `fs`, called in turn `reps` times"
-    times = {k:[] for k in fs}
-    for i in range(reps+1):
-        for k,f in fs.items():
-            start = time.process_time()
-            f()
-            if i: times[k].append(1e3*(time.process_time()-start))       # the first round warms up
-    return {k:median(v) for k,v in times.items()}
-
-def row(what, ours, other, unit='ms'): print(f'{what:<84}{ours:>10.3f}{other:>10.3f}{ours/other:>8.2f}', flush=True)
+def row(what, ours, other): print(f'{what:<84}{ours:>10.3f}{other:>10.3f}{ours/other:>8.2f}', flush=True)
 
 def fit_step(name, net, steps, reps):
     "A step of `Learner.fit` against the loop"

@@ -62,12 +62,7 @@ class LogitAdjustment(Part):
 
 # %% ../../nbs/10_semi.consistency.ipynb #14632ef4
 class Threshold(Part):
-    "Base of the thresholds that adapt: target probabilities → weight of each row"
-    def forward(self,
-        p:Tensor, # Target probabilities `(N, C)`, without gradient
-        b # The batch: `b.idx`, `b.pred`, `b.sup`, `b.pct` …
-    )->Tensor: # `(N,)`, in [0, 1]
-        raise NotImplementedError(f'{type(self).__name__}.forward')
+    "Base of the thresholds that adapt: `forward(p, b)`, of target probabilities `(N, C)` without gradient and the batch, returns the weight of each row `(N,)` in [0, 1]"
     level = None   # one number to follow in `recorder.ssl['threshold']`
 
 # %% ../../nbs/10_semi.consistency.ipynb #ee79754a

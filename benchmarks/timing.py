@@ -1,0 +1,13 @@
+"Paired timings, for the scripts beside"
+import time
+from statistics import median
+
+def paired(fs, reps, clock=time.process_time, take=median):
+    "Milliseconds of each function of `fs`, called in turn `reps` times: the median of CPU time, which other work disturbs less; where the disk takes part, the least by the clock"
+    times = {k:[] for k in fs}
+    for i in range(reps+1):
+        for k,f in list(fs.items())[::1 if i%2 else -1]:                 # the order alternates
+            start = clock()
+            f()
+            if i: times[k].append(1e3*(clock()-start))       # the first round warms up
+    return {k:take(v) for k,v in times.items()}
