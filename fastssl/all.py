@@ -6,7 +6,9 @@
 __all__ = []
 
 # %% ../nbs/99_all.ipynb #d421f755
+from .checks import *
 from .core import *
+from .schedules import *
 from .calibration import *
 from .losses.semi import *
 from .losses.adapt import *
@@ -35,6 +37,7 @@ from .semi.defixmatch import *
 from .semi.flexmatch import *
 from .semi.adaptive import *
 from .semi.mixmatch import *
+from .semi.clusters import *
 from .semi.mutual import *
 from .semi.vat import *
 from .semi.mcc import *

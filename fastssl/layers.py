@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastai.torch_core import Module, store_attr
+from .checks import *
 from .core import *
 
 # %% ../nbs/02_layers.ipynb #9bf2da37

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import timm, torch
 from torch import nn, Tensor
 from fastai.vision.all import L, params, tuplify, create_body, TimmBody, model_meta, default_split
-from .core import check_name
+from .checks import check_name
 
 # %% ../nbs/02_models.ipynb #9346562e
 class MultiHead(nn.Module):

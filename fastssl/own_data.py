@@ -13,7 +13,7 @@ import pandas as pd, timm
 import fastssl.semi
 from fastai.vision.all import *
 from .augment import RandomCropFlip
-from .core import check_name, check_positive, check_share
+from .checks import check_name, check_positive, check_share
 from .data import ClassSplitter, SSLDataLoaders
 from .export import check_writable, plain_bytes
 from .images import OpenImageBlock, UnreadableImage, some_files, unreadable_images

@@ -9,6 +9,7 @@ __all__ = ['SoftTargetCallback', 'confident_rows', 'self_train']
 from contextlib import nullcontext
 import pandas as pd
 from fastai.vision.all import *
+from .checks import *
 from .core import *
 from .ema import copy_model
 from .losses.semi import consistency

@@ -14,7 +14,8 @@ from itertools import combinations
 from types import FunctionType
 from fastai.vision.all import *
 from fastai.callback.mixup import MixHandler
-from .core import check_share, check_weight, plain_float32
+from .checks import check_share, check_weight
+from .core import plain_float32
 from .loaders import EpochDL
 from .views import Views
 from .ema import in_fit

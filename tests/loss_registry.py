@@ -2,6 +2,7 @@
 from functools import partial
 import torch
 from fastssl.core import *
+from fastssl.schedules import *
 from fastssl.layers import *
 from fastssl.losses.semi import *
 from fastssl.losses.adapt import *

@@ -48,7 +48,7 @@ adapters = dict(
     ConfidenceBasedSelfTrainingLoss=by_class('losses.semi'), ConsistencyLoss=by_class('losses.semi', distance_measure=distances),
     L2ConsistencyLoss=by_class('losses.semi'), ClassBalanceLoss=by_class('losses.semi'), StrongWeakConsistencyLoss=by_class('losses.semi'),
     fixmatch_consistency_loss=by_function('losses.semi'), DeFixMatchObjective=by_function('losses.semi', 'defixmatch_objective'),
-    sigmoid_warm_up=by_function('core'), cosine_7_16_lr_factor=by_function('core'), inverse_decay_lr=by_function('core'),
+    sigmoid_warm_up=by_function('schedules'), cosine_7_16_lr_factor=by_function('schedules'), inverse_decay_lr=by_function('schedules'),
     MinimumClassConfusionLoss=by_class('losses.adapt'), CCConsistency=by_class('losses.adapt'), entropy=by_function('losses.adapt'),
     AdaptiveFeatureNorm=by_class('losses.adapt'), classifier_discrepancy=by_function('losses.adversarial'), mcd_entropy=by_function('losses.adversarial'),
     shift_log=by_function('losses.adversarial'), WorstCaseEstimationLoss=by_class('losses.adversarial'),

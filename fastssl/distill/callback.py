@@ -8,7 +8,8 @@ __all__ = ['norm_stats', 'OnlineTeacher', 'DistillCallback']
 # %% ../../nbs/30_distill.callback.ipynb #474f40af
 import timm
 from fastai.vision.all import *
-from ..core import check_name, check_positive, plain_float32
+from ..checks import check_name, check_positive
+from ..core import plain_float32
 from .features import feature_losses
 from .teacher import match_classes, mean_logits
 from ..losses.distill import teacher_loss

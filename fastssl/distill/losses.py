@@ -7,7 +7,8 @@ __all__ = ['DistillLoss', 'MultiDistillLoss']
 
 # %% ../../nbs/30_distill.losses.ipynb #09e88cb8
 from fastai.basics import *
-from ..core import in_float32, plain_float32, check_reduction, reduced
+from ..checks import check_reduction
+from ..core import in_float32, plain_float32, reduced
 from ..losses.distill import LogitsLoss, teacher_loss
 
 # %% ../../nbs/30_distill.losses.ipynb #f3bceace

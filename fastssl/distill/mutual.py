@@ -7,7 +7,7 @@ __all__ = ['MutualLearningCallback']
 
 # %% ../../nbs/30_distill.mutual.ipynb #07c629a3
 from fastai.basics import *
-from ..core import check_weight
+from ..checks import check_weight
 from ..losses.distill import teacher_loss
 from ..models import TwoNetworks
 from ..step import SSLCallback, unwrap

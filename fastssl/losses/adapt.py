@@ -9,6 +9,7 @@ __all__ = ['entropy', 'confusion_factors', 'MinimumClassConfusionLoss', 'CCConsi
 import torch
 from torch import Tensor
 from fastai.torch_core import Module, store_attr
+from ..checks import *
 from ..core import *
 
 # %% ../../nbs/01_losses.adapt.ipynb #2ba6440d

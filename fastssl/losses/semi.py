@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastai.torch_core import Module, store_attr
+from ..checks import *
 from ..core import *
 
 # %% ../../nbs/01_losses.semi.ipynb #5bedbf7a

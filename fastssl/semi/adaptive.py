@@ -8,6 +8,7 @@ __all__ = ['SelfAdaptiveThreshold', 'GaussianWeight', 'RelativeThreshold', 'Loss
 
 # %% ../../nbs/10_semi.adaptive.ipynb #0a72b33f
 from fastai.basics import *
+from ..checks import *
 from ..core import *
 from .consistency import DistributionAlignment, Threshold
 from .fixmatch import FixMatchCallback

@@ -7,6 +7,7 @@ __all__ = ['DistributionAlignment', 'LogitAdjustment', 'Threshold', 'Consistency
 
 # %% ../../nbs/10_semi.consistency.ipynb #e93c8d91
 from fastai.basics import *
+from ..checks import *
 from ..core import *
 from ..losses.semi import consistency, consistency_distances
 from ..ema import EMATeacher

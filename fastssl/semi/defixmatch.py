@@ -7,7 +7,7 @@ __all__ = ['DeFixMatchCallback']
 
 # %% ../../nbs/10_semi.defixmatch.ipynb #d4e31325
 from fastai.basics import *
-from ..core import check_share
+from ..checks import check_share
 from ..losses.semi import defixmatch_modes
 from .fixmatch import FixMatchCallback
 

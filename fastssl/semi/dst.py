@@ -7,7 +7,7 @@ __all__ = ['dst_heads', 'DSTImageClassifier', 'DSTCallback']
 
 # %% ../../nbs/10_semi.dst.ipynb #04610d1b
 from fastai.basics import *
-from ..core import check_positive, check_weight
+from ..checks import check_positive, check_weight
 from ..layers import *
 from ..heads import *
 from ..losses.adversarial import WorstCaseEstimationLoss

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from fastai.torch_core import Module, store_attr
 from fastcore.meta import delegates
+from ..checks import *
 from ..core import *
 from .consistency import Threshold
 from .fixmatch import FixMatchCallback

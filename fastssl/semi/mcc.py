@@ -7,7 +7,7 @@ __all__ = ['MCCCallback']
 
 # %% ../../nbs/10_semi.mcc.ipynb #74d10463
 from fastai.basics import *
-from ..core import check_weight
+from ..checks import check_weight
 from ..losses.adapt import MinimumClassConfusionLoss
 from ..step import SSLCallback
 

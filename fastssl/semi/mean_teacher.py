@@ -7,7 +7,8 @@ __all__ = ['PiModelCallback', 'MeanTeacherCallback', 'SelfEnsembleCallback']
 
 # %% ../../nbs/10_semi.mean_teacher.ipynb #bf336578
 from fastai.basics import *
-from ..core import SchedRampUp, check_weight
+from ..checks import check_weight
+from ..schedules import SchedRampUp
 from ..losses.semi import ClassBalanceLoss
 from .consistency import ConsistencyCallback
 

@@ -7,7 +7,9 @@ __all__ = ['mix_rows', 'MixMatchCallback']
 
 # %% ../../nbs/10_semi.mixmatch.ipynb #e3315484
 from fastai.basics import *
+from ..checks import *
 from ..core import *
+from ..schedules import *
 from ..losses.semi import consistency, consistency_distances
 from ..step import SSLCallback, unwrap
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastai.torch_core import Module, store_attr
+from ..checks import *
 from ..core import *
 from ..ema import EMATeacher
 from ..heads import *

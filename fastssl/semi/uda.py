@@ -7,6 +7,7 @@ __all__ = ['tsa_schedules', 'tsa_loss', 'UDACallback']
 
 # %% ../../nbs/10_semi.uda.ipynb #631a5549
 from fastai.basics import *
+from ..checks import *
 from ..core import *
 from .consistency import ConsistencyCallback
 

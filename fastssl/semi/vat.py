@@ -7,6 +7,7 @@ __all__ = ['same_draws', 'draw_state', 'VATCallback']
 
 # %% ../../nbs/10_semi.vat.ipynb #4995a908
 from fastai.basics import *
+from ..checks import *
 from ..core import *
 from ..losses.semi import consistency
 from .consistency import ConsistencyCallback
