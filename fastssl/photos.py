@@ -39,10 +39,11 @@ def photo_patches(
 # %% ../nbs/09_photos.ipynb #7005ab9b
 def on_photos(
     X:np.ndarray, # Drawings, uint8 N×size×size
-    rng:np.random.Generator # Of the pieces of photographs
+    rng:np.random.Generator, # Of the pieces of photographs
+    brightness:float=1. # Of the photographs: below 1 they are darker than they are
 )->np.ndarray: # uint8 N×size×size×3
     "Each drawing on a piece of a photograph of its own"
-    return np.abs(photo_patches(len(X), X.shape[1], rng).astype(np.int16)-X[...,None]).astype(np.uint8)
+    return np.abs((brightness*photo_patches(len(X), X.shape[1], rng)).astype(np.int16)-X[...,None]).astype(np.uint8)
 
 def as_rgb(
     X:np.ndarray # Drawings, uint8 N×size×size
@@ -58,6 +59,7 @@ def photo_digits_dls(
     n_test_source:int=150, # Source digits held out: `learn.validate(ds_idx=2)`
     bs:int=32, # Labelled rows of a step
     uratio:int=1, # Target rows for each of them
+    brightness:float=.6, # Of the photographs: the brighter, the further the domains are apart
     labeled_target:bool=False, # Train on the pool's digits with their labels instead of on the source? An upper bound
     batch_tfms=None, # Weak augmentation; default: shifts by up to an eighth of the side
     **kwargs # For `SSLDataLoaders.from_arrays`
@@ -66,7 +68,7 @@ def photo_digits_dls(
     (X,y),rng = digits_data(size),np.random.default_rng(seed)
     order = rng.permutation(len(y))
     src,tgt = np.split(order, [len(y)//2])
-    clean,photo = as_rgb(X[src]),on_photos(X[tgt], rng)
+    clean,photo = as_rgb(X[src]),on_photos(X[tgt], rng, brightness)
     test,pool,(lab,held) = slice(n_test),slice(n_test, None),(slice(n_test_source, None),slice(n_test_source))
     Xl,yl = (photo[pool],y[tgt][pool]) if labeled_target else (clean[lab],y[src][lab])
     if batch_tfms is None: batch_tfms = [RandomCropFlip(pad=size//8, flip=False), Normalize.from_stats([.4]*3, [.35]*3)]
