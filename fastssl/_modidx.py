@@ -1267,7 +1267,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'fastssl.step._InPlace.__call__': ('step.html#_inplace.__call__', 'fastssl/step.py'),
                               'fastssl.step._InPlace.__init__': ('step.html#_inplace.__init__', 'fastssl/step.py'),
                               'fastssl.step.check_methods': ('step.html#check_methods', 'fastssl/step.py'),
-                              'fastssl.step.only': ('step.html#only', 'fastssl/step.py')},
+                              'fastssl.step.train_only': ('step.html#train_only', 'fastssl/step.py')},
             'fastssl.views': { 'fastssl.views.DataLoaders.views': ('views.html#dataloaders.views', 'fastssl/views.py'),
                                'fastssl.views.Views': ('views.html#views', 'fastssl/views.py'),
                                'fastssl.views.Views.__call__': ('views.html#views.__call__', 'fastssl/views.py'),
