@@ -25,7 +25,9 @@ from .loaders import *
 from .views import *
 from .data import *
 from .ema import *
+from .batch import *
 from .step import *
+from .adversarial import *
 from .digits import *
 from .guard import *
 from .semi.consistency import *
