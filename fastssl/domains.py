@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DomainFeatures', 'domain_features']
 
-# %% ../nbs/41_domains.ipynb #d27cdf2b
+# %% ../nbs/41_domains.ipynb #3474ead3
 from typing import NamedTuple
 from fastai.vision.all import *
 from .data import class_vocab
@@ -14,7 +14,7 @@ from .report import _untouched
 from .step import unwrap
 from .views import Views
 
-# %% ../nbs/41_domains.ipynb #3787b633
+# %% ../nbs/41_domains.ipynb #63cdf9d1
 def _needs_pool(dls):
     if 'unlabeled' not in vars(dls): raise ValueError('these data have no target: dls.add_unlabeled(items) adds it')
     return dls.unlabeled
@@ -49,7 +49,7 @@ def show_domains(self:DataLoaders,
             ax.axis('on'); ax.set_ylabel(t if v=='raw' else f'{t}, {v}', fontsize=11)
     for ax in axs.flat: ax.title.set_fontsize(9)
 
-# %% ../nbs/41_domains.ipynb #637fe03a
+# %% ../nbs/41_domains.ipynb #f068a7b0
 class DomainFeatures(NamedTuple):
     "Features of both domains `(N, F)` on the CPU, and their labels: codes of classes (−1: not known), or values; None where there are none"
     source:Tensor
