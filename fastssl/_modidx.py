@@ -719,6 +719,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'fastssl/losses/keypoint.py'),
                                          'fastssl.losses.keypoint.RegressionDisparity.forward': ( 'losses.keypoint.html#regressiondisparity.forward',
                                                                                                   'fastssl/losses/keypoint.py'),
+                                         'fastssl.losses.keypoint.draw_gaussians': ( 'losses.keypoint.html#draw_gaussians',
+                                                                                     'fastssl/losses/keypoint.py'),
                                          'fastssl.losses.keypoint.flat_maps': ( 'losses.keypoint.html#flat_maps',
                                                                                 'fastssl/losses/keypoint.py'),
                                          'fastssl.losses.keypoint.gaussian_maps': ( 'losses.keypoint.html#gaussian_maps',
