@@ -25,6 +25,7 @@ from .loaders import *
 from .views import *
 from .data import *
 from .ema import *
+from .batch import *
 from .step import *
 from .digits import *
 from .guard import *

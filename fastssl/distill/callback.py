@@ -13,7 +13,8 @@ from ..core import plain_float32
 from .features import feature_losses
 from .teacher import match_classes, mean_logits
 from ..losses.distill import teacher_loss
-from ..step import SSLCallback, tap, unwrap
+from ..batch import tap, unwrap
+from ..step import SSLCallback
 
 # %% ../../nbs/30_distill.callback.ipynb #c32ce573
 def norm_stats(

@@ -10,7 +10,8 @@ from fastai.basics import *
 from ..checks import check_weight
 from ..losses.distill import teacher_loss
 from ..models import TwoNetworks
-from ..step import SSLCallback, unwrap
+from ..batch import unwrap
+from ..step import SSLCallback
 
 # %% ../../nbs/30_distill.mutual.ipynb #6d4fcb46
 class MutualLearningCallback(SSLCallback):

@@ -11,7 +11,8 @@ from ..checks import *
 from ..core import *
 from ..losses.semi import consistency, consistency_distances
 from ..ema import EMATeacher
-from ..step import Part, SSLCallback, unwrap
+from ..batch import unwrap
+from ..step import Part, SSLCallback
 
 # %% ../../nbs/10_semi.consistency.ipynb #50b8d2a2
 class DistributionAlignment(Part):

@@ -12,7 +12,7 @@ from ..layers import *
 from ..heads import *
 from ..losses.adversarial import WorstCaseEstimationLoss
 from .consistency import ConsistencyCallback
-from ..step import unwrap
+from ..batch import unwrap
 
 # %% ../../nbs/10_semi.dst.ipynb #ed156bd4
 def dst_heads(

@@ -11,7 +11,8 @@ from ..checks import *
 from ..core import *
 from ..schedules import *
 from ..losses.semi import consistency, consistency_distances
-from ..step import SSLCallback, unwrap
+from ..batch import unwrap
+from ..step import SSLCallback
 
 # %% ../../nbs/10_semi.mixmatch.ipynb #b51b8ca7
 def mix_rows(

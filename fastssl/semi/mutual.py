@@ -16,7 +16,8 @@ from ..loaders import batch_transforms, mixed_seed, rows_in_memory
 from ..losses.metric import SoftTripletLoss
 from ..models import TwoNetworks
 from .clusters import *
-from ..step import SSLCallback, unwrap
+from ..batch import unwrap
+from ..step import SSLCallback
 
 # %% ../../nbs/10_semi.mutual.ipynb #e22c74d6
 class ClusterHead(nn.Sequential):

@@ -16,7 +16,8 @@ from ..checks import *
 from ..core import *
 from ..ema import EMATeacher
 from ..heads import *
-from ..step import SSLCallback, unwrap
+from ..batch import unwrap
+from ..step import SSLCallback
 
 # %% ../../nbs/10_semi.self_tuning.ipynb #40b7ce95
 class ClassQueue(Module):

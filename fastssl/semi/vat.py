@@ -11,7 +11,7 @@ from ..checks import *
 from ..core import *
 from ..losses.semi import consistency
 from .consistency import ConsistencyCallback
-from ..step import unwrap
+from ..batch import unwrap
 
 # %% ../../nbs/10_semi.vat.ipynb #f88ef3c9
 @contextmanager
