@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['joints', 'limbs', 'random_poses', 'draw_figures', 'figures_dls', 'tiny_body']
 
-# %% ../nbs/09_figures.ipynb #5e911137
+# %% ../nbs/09_figures.ipynb #1f42c397
 from PIL import ImageDraw
 from fastai.vision.all import *
 from .data import SSLDataLoaders
 from .keypoints import KeypointBlock
 from .photos import photo_patches
 
-# %% ../nbs/09_figures.ipynb #93fc3f9d
+# %% ../nbs/09_figures.ipynb #f8380876
 joints = 'head neck hip elbow_l hand_l elbow_r hand_r knee_l foot_l knee_r foot_r'.split()
 limbs = [(1,0),(1,2),(1,3),(3,4),(1,5),(5,6),(2,7),(7,8),(2,9),(9,10)]      # from joint to joint
 _length = np.array([.15,.32,.17,.16,.17,.16,.22,.22,.22,.22])
@@ -32,7 +32,7 @@ def random_poses(
     lo,hi = p.min(1)-.04,p.max(1)+.04
     return (p-lo[:,None]+rng.random((n,1,2))*(1-hi+lo)[:,None]).astype(np.float32)
 
-# %% ../nbs/09_figures.ipynb #0db9c674
+# %% ../nbs/09_figures.ipynb #27eb365a
 def draw_figures(
     poses:np.ndarray, # Of `random_poses`
     grounds:np.ndarray, # Backgrounds, uint8 n×size×size×3
@@ -52,7 +52,7 @@ def draw_figures(
         o[:] = np.asarray(im.reduce(2))
     return res
 
-# %% ../nbs/09_figures.ipynb #aee448fb
+# %% ../nbs/09_figures.ipynb #21c1424a
 def figures_dls(
     seed:int=0, # Of poses, colours and pieces of photographs
     n:int=800, # Source figures, and as many of the target in the pool
@@ -70,8 +70,8 @@ def figures_dls(
     "Figures on plain ground with labels, and other figures on photographs: as pool, and as validation set"
     rng,n_src = np.random.default_rng(seed),n+n_test_source
     poses = random_poses(2*n+n_test+n_test_source, rng)
-    plain = np.broadcast_to(rng.integers(200, 256, (n_src,1,1,3), dtype=np.uint8), (n_src,size,size,3))
-    src = draw_figures(poses[:n_src], plain, rng.integers(0, 128, (n_src,3,3), dtype=np.uint8), rng)
+    plain = np.broadcast_to(rng.integers(0, 256, (n_src,1,1,3), dtype=np.uint8), (n_src,size,size,3))
+    src = draw_figures(poses[:n_src], plain, rng.integers(0, 256, (n_src,3,3), dtype=np.uint8), rng)
     tgt = draw_figures(poses[n_src:], photo_patches(n+n_test, size, rng), rng.integers(0, 256, (n+n_test,3,3), dtype=np.uint8), rng)
     pool,test = [*zip(tgt[:n], poses[n_src:]*size)],[*zip(tgt[n:], poses[n_src+n:]*size)]
     src = [*zip(src, poses*size)]
@@ -81,7 +81,7 @@ def figures_dls(
     dls.loaders.append(dls.test_dl(src[n:], with_labels=True))
     return dls.add_unlabeled([(im,None) for im,_ in pool], uratio=uratio, in_memory=True, **merge(dict(seed=seed), kwargs))
 
-# %% ../nbs/09_figures.ipynb #679444ab
+# %% ../nbs/09_figures.ipynb #84d4045d
 def tiny_body(
     nf:int=16 # Channels of the first layer; four times as many come out
 )->nn.Sequential: # Images → feature maps
