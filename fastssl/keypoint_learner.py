@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['keypoint_learner']
 
-# %% ../nbs/40_keypoint_learner.ipynb #4fe0756c
+# %% ../nbs/40_keypoint_learner.ipynb #1f6c3f61
 from fastai.vision.all import *
 from .adapt.regda import pose_head
 from .keypoints import KeypointLoss, PCK
@@ -13,7 +13,7 @@ from .layers import Upsampling
 from .learner import n_channels, ssl_learner
 from .models import feature_shape
 
-# %% ../nbs/40_keypoint_learner.ipynb #c3ff481a
+# %% ../nbs/40_keypoint_learner.ipynb #9601e7a6
 @delegates(ssl_learner, but='neck,head')
 def keypoint_learner(
     dls:DataLoaders, # Data of a `KeypointBlock`, with a pool if a method needs one
