@@ -27,6 +27,7 @@ from .data import *
 from .ema import *
 from .batch import *
 from .step import *
+from .adversarial import *
 from .digits import *
 from .guard import *
 from .semi.consistency import *

@@ -8,7 +8,7 @@ __all__ = ['plain_model', 'check_writable', 'plain_bytes']
 # %% ../nbs/42_export.ipynb #73977141
 import cloudpickle, io, os, pickletools, re, shutil, tempfile, warnings, zipfile
 from fastai.vision.all import *
-from .heads import GlobalPool
+from .heads import GlobalPool, Maps
 from .layers import L2PreservedDropout, WarmStartGradientLayer
 from .models import MultiHead, TwoNetworks, feature_shape
 
@@ -24,13 +24,14 @@ def plain_model(
         if model.mean: raise ValueError('export_plain: the mean of two networks predicts; set learn.model.mean = False to write the first alone, or use learn.export()')
         model = model.a
     if not isinstance(model, MultiHead): return _plain_module(model)
-    w = first(p for p in model.parameters() if p.ndim==4)
+    w = first(p for p in model.body.parameters() if p.ndim==4)
     vectors = w is None or len(feature_shape(model.body, w.shape[1]))==1
     return nn.Sequential(*(_plain_module(m, vectors) for m in model.strip()))
 
 def _plain_module(m, vectors=False):
-    if isinstance(m, (WarmStartGradientLayer, L2PreservedDropout)) or (isinstance(m, GlobalPool) and vectors): m = nn.Identity()       # what they are in evaluation
+    if isinstance(m, (WarmStartGradientLayer, L2PreservedDropout)) or isinstance(m, GlobalPool if vectors else Maps): m = nn.Identity()       # what they are in evaluation
     elif isinstance(m, GlobalPool): m = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    elif isinstance(m, Maps): m = nn.Unflatten(1, (-1,1,1))
     elif isinstance(m, nn.Sequential) and _ours(m): m = nn.Sequential(*m)
     for k,o in m.named_children(): setattr(m, k, _plain_module(o, vectors))
     return m

@@ -60,7 +60,7 @@ def ssl_learner(
     for m in methods: m.n_classes = None if n_out==get_c(dls) else n_out
     two = any(m.networks==2 for m in methods)
     if is_listy(arch) and not two: raise ValueError('two architectures, but no method that trains two networks')
-    archs = L(arch) if is_listy(arch) else [arch]+[_second(arch)]*two
+    archs = L(arch) if is_listy(arch) else [arch, _second(arch)] if two else [arch]
     if len(archs)>2: raise ValueError(f'{len(archs)} architectures: give one, or two for a method that trains two networks')
     nets = [_network(a, methods, n_out, dls, pretrained, neck, head) for a in archs]
     model,split,stats = nets[0]
@@ -71,7 +71,9 @@ def ssl_learner(
 
 def _network(arch, methods, n_out, dls, pretrained, neck, head):
     "A network with the heads that `methods` name, its splitter, and the statistics of images that its weights expect"
-    if isinstance(arch, nn.Module) and neck is None and head is nn.Linear: return _around(arch, methods, n_out),trainable_params,None
+    if isinstance(arch, nn.Module) and neck is None and head is nn.Linear and not _is_body(arch, methods, n_out):
+        net = _around(arch, methods, n_out)
+        return net,trainable_params if net is arch else default_split,None
     b = create_backbone(arch, pretrained, n_channels(dls))
     mod,nf = (b.neck,b.nf) if neck is None else neck(b.nf)
     heads = collect_heads(methods, nf, n_out)
@@ -92,10 +94,15 @@ class _split_two:
         a,b = (L(s(n)) for s,n in zip(self.splits, (model.a, model.b)))
         return L(L(p)+L(q) for p,q in zip(a, b)) if trainable_params not in self.splits and len(a)==len(b) else trainable_params(model)
 
+def _wanted(methods):
+    with torch.device('meta'): return collect_heads(methods, 8, 2)
+def _is_body(model, methods, n_out):
+    "A module without a last linear layer for `n_out` is a body, if a method brings the main head"
+    last_linear = last(m for m in model.modules() if isinstance(m, nn.Linear))
+    return 'main' in _wanted(methods) and (last_linear is None or last_linear.out_features!=n_out)
 def _around(model, methods, n_out):
     "`model` itself, or a `MultiHead` of its parts if a method wants a head it does not have"
-    with torch.device('meta'): wanted = collect_heads(methods, 8, 2)
-    if not set(wanted)-set(getattr(model, 'out_names', ())): return model
+    if not set(_wanted(methods))-set(getattr(model, 'out_names', ())): return model
     body,head = split_classifier(model, n_out)
     heads = collect_heads(methods, head.in_features, n_out)
     return MultiHead(body, heads.pop('neck', nn.Identity()), heads.pop('main', head), **heads)

@@ -7,24 +7,22 @@ __all__ = ['dst_heads', 'DSTImageClassifier', 'DSTCallback']
 
 # %% ../../nbs/10_semi.dst.ipynb #04610d1b
 from fastai.basics import *
-from ..checks import check_positive, check_weight
+from ..checks import check_weight
 from ..layers import *
 from ..heads import *
 from ..losses.adversarial import WorstCaseEstimationLoss
 from .consistency import ConsistencyCallback
-from ..batch import unwrap
+from ..adversarial import AdversarialCallback
 
 # %% ../../nbs/10_semi.dst.ipynb #ed156bd4
 def dst_heads(
     nf:int, # Features that a head sees
     n_out:int, # Number of classes
-    width:int=2048, # Hidden features of both
-    hi:float=.1, # Coefficient of the gradient reversal in the limit
-    max_iters:int=1000 # Steps in which it grows to .46 of that
+    width:int=2048 # Hidden features of both
 )->dict: # 'adv' and 'pseudo'
     "The worst-case head behind its gradient reversal, and the pseudo head"
     adv,pseudo = (mlp_head(nf, width, n_out) for _ in range(2))
-    return dict(adv=nn.Sequential(WarmStartGradientReverseLayer(hi=hi, max_iters=max_iters), adv), pseudo=pseudo)
+    return dict(adv=nn.Sequential(WarmStartGradientReverseLayer(hi=.1), adv), pseudo=pseudo)
 
 class DSTImageClassifier(MethodModel):
     "Classifier with a pseudo head and a worst-case head"
@@ -42,7 +40,7 @@ class DSTImageClassifier(MethodModel):
         self.finetune = finetune
 
 # %% ../../nbs/10_semi.dst.ipynb #3619dc24
-class DSTCallback(ConsistencyCallback):
+class DSTCallback(AdversarialCallback, ConsistencyCallback):
     "A head of its own learns from the pseudo-labels; the features resist a worst-case head ([DST](https://arxiv.org/abs/2202.07136))"
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
@@ -51,22 +49,18 @@ class DSTCallback(ConsistencyCallback):
         eta_prime:float=2., # Weight of the labelled rows within it
         width:int=None, # Hidden features of the two heads; None: 2048, or four times the features if that is less
         hi:float=.1, # Coefficient of the gradient reversal in the limit
-        max_iters:int=1000, # Steps in which it grows to .46 of that
+        max_iters:float=1000, # Steps in which it grows to .46 of that; below 1: share of the training
         hard:bool=True, # Train on the class, or on the distribution?
         **kwargs
     ):
         super().__init__(threshold, hard=hard, **kwargs)
-        self.eta,self.width,self.hi,self.max_iters = check_weight(eta, 'eta'),width,hi,check_positive(max_iters, 'max_iters')
+        self.warm_up(hi, max_iters)
+        self.eta,self.width = check_weight(eta, 'eta'),width
         self.worst_case = WorstCaseEstimationLoss(eta_prime)
     @property
     def views(self): return L(self.target_view, self.student_view)        # the worst case needs the target view, also beside a teacher
-    def heads(self, nf, n_out): return dst_heads(nf, n_out, self.width or min(2048, 4*nf), self.hi, self.max_iters)
     @property
-    def reversal(self): return next(m for m in unwrap(self.model).modules() if isinstance(m, WarmStartGradientReverseLayer))
-    def stepped(self):
-        super().stepped()
-        self.reversal.step()
+    def logs(self): return *super(AdversarialCallback, self).logs,'coeff'
+    def heads(self, nf, n_out): return dst_heads(nf, n_out, self.width or min(2048, 4*nf))
     def student_logits(self, b): return b.pseudo.u[self.student_view]
-    def beside(self, b, p, w):
-        self.log('reversal', self.reversal.coeff())
-        return self.now(self.eta)*self.worst_case(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)
+    def beside(self, b, p, w): return self.now(self.eta)*self.worst_case(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)
