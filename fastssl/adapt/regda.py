@@ -7,13 +7,14 @@ __all__ = ['pose_head', 'PoseResNet2d', 'RegDACallback']
 
 # %% ../../nbs/20_adapt.regda.ipynb #c0dc093f
 from fastai.vision.all import *
-from ..checks import check_positive, check_share
+from ..adversarial import AdversarialCallback
+from ..batch import unwrap
+from ..checks import check_positive, check_share, check_weight
 from ..heads import *
 from ..keypoints import KeypointLoss
 from ..layers import *
 from ..losses.keypoint import FastPseudoLabelGenerator2d, JointsKLLoss, RegressionDisparity
 from ..models import MultiHead
-from ..step import SSLCallback
 
 # %% ../../nbs/20_adapt.regda.ipynb #37d22593
 def pose_head(
@@ -42,33 +43,46 @@ class PoseResNet2d(MethodModel):
         super().__init__(body, upsampling, head, adv=nn.Sequential(gl, adv))
         self.finetune = finetune
 
-# %% ../../nbs/20_adapt.regda.ipynb #dc486c84
-class RegDACallback(SSLCallback):
-    "Regressive domain adaptation"
-    views,draws,logs = (),('weak',),('max_loss','min_loss')
+# %% ../../nbs/20_adapt.regda.ipynb #ba2f43d7
+class RegDACallback(AdversarialCallback):
+    "By turns, an adversarial head looks for joints at wrong ones, and the features move to where it does not ([RegDA](https://arxiv.org/abs/2103.06175))"
+    views,draws = (),('weak',)
+    layer_cls,logs = WarmStartGradientLayer,('max_loss','min_loss','coeff')
     def __init__(self,
-        margin:float=4., # Weight of the source's disparity, in units of `weight`
-        weight=1., # Of all disparities, number or function of the share of training done (the trade-off of the paper)
-        warm_up:float=.7, # Share of the training on the source alone
-        sigma:float=None, # Width of the pseudo-labels' Gaussians, in pixels of the heatmap; default: that of the loss
-        hi=.1, max_iters=1000,
-        num_layers:int=2, # Convolutions of the adversarial head
+        source_only:float=.7, # Share of the training on the source alone, before
+        margin:float=4., # Weight of the disparity on the source, against that on the target
+        sigma:float=None, # Width of the pseudo-labels' Gaussians, in pixels of the heatmap; default: that of the data's loss
+        hi:float=.1, # Coefficient of the gradient layer in the limit
+        max_iters:float=.05, # Steps in which it grows to .46 of that; below 1: share of the training
+        num_layers:int=2, # Convolutions of the adversarial head, the last one included
+        weight=1. # Of the disparities: a number, or a function of the share of training done
     ):
-        check_positive(margin, 'margin'); check_share(warm_up, 'warm_up')
-        store_attr()
-    def heads(self, nf, n_out): return dict(adv=nn.Sequential(WarmStartGradientLayer(hi=self.hi, max_iters=self.max_iters), pose_head(nf, n_out, self.num_layers)))
-    def setup(self): self.disparity = RegressionDisparity(FastPseudoLabelGenerator2d(self.sigma or self.learn.loss_func.sigma), JointsKLLoss(epsilon=1e-7))
+        if sigma is not None: check_positive(sigma, 'sigma')
+        self.warm_up(hi, max_iters)
+        self.source_only,self.margin,self.sigma = check_share(source_only, 'source_only', zero=True),check_weight(margin, 'margin'),sigma
+        self.num_layers,self.weight = num_layers,check_weight(weight)
+    def heads(self, nf, n_out): return dict(adv=self.behind_layer(pose_head(nf, n_out, self.num_layers)))
+    def setup(self):
+        loss,net = self.learn.loss_func,unwrap(self.learn.model)
+        if not isinstance(loss, KeypointLoss): raise ValueError(f'RegDACallback is for keypoints, but the loss is {loss}: make the labels a KeypointBlock(), and let keypoint_learner build the model')
+        if not isinstance(net, MultiHead): raise ValueError(f'RegDACallback trains body and neck of a model on their own, and {type(net).__name__} has no such parts: let keypoint_learner build it, or use MultiHead(body, neck, head, adv=…)')
+        if self.n_out<2: raise ValueError('RegDACallback needs two keypoints at least: what is wrong for one is where the others are')
+        super().setup()
+        self.disparity = RegressionDisparity(FastPseudoLabelGenerator2d(self.sigma or loss.sigma), JointsKLLoss(epsilon=1e-7))
+
     @property
-    def warming(self): return self.pct_train<self.warm_up
-    def unsup_loss(self, b): return 0. if self.warming else self.margin*self.disparity(b.l.weak, b.adv.l.weak)
+    def at_work(self)->bool: return self.pct_train>=self.source_only
+    @property
+    def progress(self)->float: return self.pct_train-self.source_only
+    def unsup_loss(self, b): return self.margin*self.disparity(b.l.weak, b.adv.l.weak) if self.at_work else 0.
     def steps(self, b):
-        if self.warming: return
-        model,w = self.learn.model,self.now(self.weight)
-        def loss(mode):
-            l = self.disparity(b.u.weak, b.adv.u.weak, mode=mode)
-            self.log(f'{mode}_loss', l)
-            return w*l
-        yield params(model.heads['adv']),'u',partial(loss, 'max')
-        yield params(model.body)+params(model.neck),'u',partial(loss, 'min')
+        if not self.at_work: return
+        net = unwrap(self.learn.model)
+        yield params(net.heads['adv']),'u',partial(self._target_loss, b, 'max')
+        yield params(net.body)+params(net.neck),'u',partial(self._target_loss, b, 'min')
+    def _target_loss(self, b, mode):
+        loss = self.disparity(b.u.weak, b.adv.u.weak, mode=mode)
+        self.log(f'{mode}_loss', loss)
+        return self.now(self.weight)*loss
     def stepped(self):
-        if not self.warming: self.learn.model.heads['adv'][0].step()
+        if self.at_work: super().stepped()
