@@ -46,7 +46,7 @@ class PoseResNet2d(MethodModel):
 # %% ../../nbs/20_adapt.regda.ipynb #ba2f43d7
 class RegDACallback(AdversarialCallback):
     "By turns, an adversarial head looks for joints at wrong ones, and the features move to where it does not ([RegDA](https://arxiv.org/abs/2103.06175))"
-    views,draws = (),('weak',)
+    views,draws,at_work = (),('weak',),False
     layer_cls,logs = WarmStartGradientLayer,('max_loss','min_loss','coeff')
     def __init__(self,
         source_only:float=.7, # Share of the training on the source alone, before
@@ -70,11 +70,10 @@ class RegDACallback(AdversarialCallback):
         super().setup()
         self.disparity = RegressionDisparity(FastPseudoLabelGenerator2d(self.sigma or loss.sigma), JointsKLLoss(epsilon=1e-7))
 
-    @property
-    def at_work(self)->bool: return self.pct_train>=self.source_only
+    def before_forward(self, b): self.at_work = self.pct_train>=self.source_only-1e-6       # here for the whole batch: the share grows before its further steps
     @property
     def progress(self)->float: return self.pct_train-self.source_only
-    def unsup_loss(self, b): return self.margin*self.disparity(b.l.weak, b.adv.l.weak) if self.at_work else 0.
+    def unsup_loss(self, b): return self.margin*self.disparity(b.l.weak, b.adv.l.weak)
     def steps(self, b):
         if not self.at_work: return
         net = unwrap(self.learn.model)
