@@ -6,6 +6,7 @@
 __all__ = ['visible_points', 'point_maps', 'map_points', 'KeypointLoss', 'KeypointCreate', 'KeypointBlock', 'PCK']
 
 # %% ../nbs/09_keypoints.ipynb #bdca0cdf
+import torch.fx
 from fastai.vision.all import *
 from .checks import check_name, check_positive, check_reduction
 from .core import plain_float32
@@ -77,6 +78,15 @@ class KeypointLoss(Module):
         return res.mean(-1) if res.ndim==2 else res
     def activation(self, pred): return plain_float32(pred).flatten(2).softmax(-1).view(pred.shape) if self.criterion=='kl' else plain_float32(pred)
     def decodes(self, maps): return TensorPoint(map_points(maps, self.subpixel))
+    def plain(self):
+        "What follows the model in a file without fastssl, and the loss there: maps become points in the model"
+        return torch.fx.symbolic_trace(_ToPoints(self)),MSELossFlat()
+
+class _ToPoints(nn.Module):
+    def __init__(self, loss):
+        super().__init__()
+        self.criterion,self.subpixel = loss.criterion,loss.subpixel
+    def forward(self, pred): return map_points(KeypointLoss.activation(self, pred), self.subpixel)
 
 # %% ../nbs/09_keypoints.ipynb #440bf552
 def _rows(o):
@@ -110,6 +120,7 @@ class KeypointCreate(Transform):
         seen = ~p.isnan().any(1)
         if p.shape[1]==3: seen &= p[:,2]>0
         return TensorPoint(torch.where(seen[:,None], p[:,:2], math.nan))
+    def plain(self): return [TensorPointCreate]
 
 @delegates(KeypointLoss)
 def KeypointBlock(
