@@ -26,6 +26,8 @@ class AdversarialCallback(SSLCallback):
         if max_iters>1 and max_iters!=int(max_iters): raise ValueError(f'max_iters={max_iters}: a number of steps, or a share of the training below 1')
     @property
     def by_share(self)->bool: return self.max_iters<1
+    @property
+    def progress(self)->float: return self.pct_train       # as the layer counts it; less where the head is not at work from the start
     def behind_layer(self,
         head:nn.Module # The adversarial head
     )->nn.Sequential:
@@ -45,7 +47,7 @@ class AdversarialCallback(SSLCallback):
         super().stepped()
         l, = self.driven
         self.log('coeff', l.coeff())
-        if self.by_share: l.iter_num.fill_(round(_parts*self.pct_train))
+        if self.by_share: l.iter_num.fill_(round(_parts*self.progress))
         else: l.step()
 
 _parts = 10**6      # in which a share is counted: the layer's counter is a whole number
