@@ -65,6 +65,7 @@ from .learner import *
 from .workflows import *
 from .report import *
 from .domains import *
+from .target import *
 from .export import *
 from .own_data import *
 from .self_train import *

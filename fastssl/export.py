@@ -80,8 +80,10 @@ def plain_bytes(
     learn:Learner # Trained or not; it is not changed
 )->bytes: # What `export_plain` writes
     "The learner for prediction, pickled; raises `ValueError` if anything of fastssl were left"
-    loss = CrossEntropyLossFlat() if _ours(learn.loss_func) else learn.loss_func
-    plain = Learner(_plain_dls(learn.dls), plain_model(learn.model), loss_func=loss, path=Path('.'))
+    model,loss,more = plain_model(learn.model),learn.loss_func,()
+    if hasattr(loss, 'plain'): *more,loss = loss.plain()
+    elif _ours(loss): loss = CrossEntropyLossFlat()
+    plain = Learner(_plain_dls(learn.dls), nn.Sequential(*(model if type(model) is nn.Sequential else [model]), *more) if more else model, loss_func=loss, path=Path('.'))
     out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')

@@ -36,7 +36,7 @@ def collect_heads(
 @delegates(Learner.__init__)
 def ssl_learner(
     dls:DataLoaders, # Data, with a pool if a method needs one: see `add_unlabeled`
-    arch, # timm name, torchvision or fastai function; or a whole `nn.Module`, whose last linear layer then is the head; or two of these, for a method that trains two networks
+    arch, # timm name, torchvision or fastai function; or a whole `nn.Module`, whose last linear layer then is the head (with `neck` or `head`: a body that returns features); or two of these, for a method that trains two networks
     cbs=None, # Methods, and any other callbacks
     ema=None, # Decay of an `EMACallback` (.999 for runs of 10,000 steps and more, .98–.99 for a few hundred), or one itself; None: none
     pretrained:bool=True, # Start from the architecture's published weights?
@@ -45,6 +45,8 @@ def ssl_learner(
     forward:str='joint', # How the rows go through the model: 'joint', 'no_grad' or 'separate', see `UnlabeledBatch`
     sup_strong:float=0., # Weight of the supervised loss on the strong view of the labelled rows
     splitter:Callable=None, # Model → parameter groups; default: the architecture's
+    neck:Callable=None, # Number of channels of the body → (module in place of pooling, number of features after it)
+    head:Callable=nn.Linear, # Number of features, number of outputs → main head
     **kwargs
 )->Learner:
     "A `Learner` for semi-supervised training"
@@ -60,27 +62,28 @@ def ssl_learner(
     if is_listy(arch) and not two: raise ValueError('two architectures, but no method that trains two networks')
     archs = L(arch) if is_listy(arch) else [arch, _second(arch)] if two else [arch]
     if len(archs)>2: raise ValueError(f'{len(archs)} architectures: give one, or two for a method that trains two networks')
-    nets = [_network(a, methods, n_out, dls, pretrained) for a in archs]
+    nets = [_network(a, methods, n_out, dls, pretrained, neck, head) for a in archs]
     model,split,stats = nets[0]
     if two: model,split = TwoNetworks(model, nets[-1][0]),_split_two(*(o[1] for o in nets))
     if normalize and stats: _add_norm(dls, dict(stats=stats), pretrained, n_channels(dls))
     check_methods(methods, dls, getattr(model, 'out_names', ('logits',)))
     return Learner(dls, model, cbs=cbs, splitter=ifnone(splitter, split), **kwargs)
 
-def _network(arch, methods, n_out, dls, pretrained):
+def _network(arch, methods, n_out, dls, pretrained, neck, head):
     "A network with the heads that `methods` name, its splitter, and the statistics of images that its weights expect"
-    if isinstance(arch, nn.Module) and not _is_body(arch, methods, n_out):
+    if isinstance(arch, nn.Module) and neck is None and head is nn.Linear and not _is_body(arch, methods, n_out):
         net = _around(arch, methods, n_out)
         return net,trainable_params if net is arch else default_split,None
     b = create_backbone(arch, pretrained, n_channels(dls))
-    heads = collect_heads(methods, b.nf, n_out)
-    return MultiHead(b.body, heads.pop('neck', b.neck), heads.pop('main', None) or nn.Linear(b.nf, n_out), **heads),b.split,b.stats
+    mod,nf = (b.neck,b.nf) if neck is None else neck(b.nf)
+    heads = collect_heads(methods, nf, n_out)
+    return MultiHead(b.body, heads.pop('neck', mod), heads.pop('main', None) or head(nf, n_out), **heads),b.split,b.stats
 
 def _second(arch):
-    "An architecture once more; of a module, a copy with new weights in its last linear layer"
+    "An architecture once more; of a module, a copy with new weights in its last linear layer, if it has one"
     if not isinstance(arch, nn.Module): return arch
     arch = copy_model(arch)
-    last(m for m in arch.modules() if isinstance(m, nn.Linear)).reset_parameters()
+    for m in [m for m in arch.modules() if isinstance(m, nn.Linear)][-1:]: m.reset_parameters()
     return arch
 
 class _split_two:
