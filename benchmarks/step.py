@@ -35,6 +35,54 @@ def fit_step(name, net, steps, reps):
     t = paired(dict(ours=fit, loop=loop), reps)
     row(f'fit step, {name}', t['ours']/steps, t['loop']/steps)
 
+class Reverse(torch.autograd.Function):
+    "A gradient reversal as it is written by hand"
+    @staticmethod
+    def forward(ctx, x, c): ctx.c = c; return x.view_as(x)
+    @staticmethod
+    def backward(ctx, g): return -ctx.c*g, None
+
+def adversarial_step(name, net, steps, reps, several=False):
+    "A step of `Learner.fit` with MDD, or MCD's six optimiser steps, against a loop: 36 rows of each side"
+    dls = digits_dls(bs=36, uratio=1, n_steps=steps)
+    cb = MCDCallback() if several else MDDCallback(max_iters=1000)
+    sgd = partial(torch.optim.SGD, momentum=.9)
+    learn = ssl_learner(dls, net, cbs=cb, opt_func=partial(OptimWrapper, opt=sgd))
+    pool,views,raw = dls.unlabeled,dls.views,dls.unlabeled.labeled_rows
+    mine = deepcopy(learn.model).train()
+    G,H = torch.optim.SGD([*mine.body.parameters(), *mine.neck.parameters()], lr=1e-3, momentum=0. if several else .9),sgd([*mine.head.parameters(), *mine.heads.parameters()], lr=1e-3)
+    plain = lambda t: t.as_subclass(Tensor)
+    def batch():
+        i,j = torch.randperm(36),torch.randint(pool.n, (36,))
+        return torch.cat([plain(views('weak', (raw[0].index_select(0, i),))[0]), plain(views('weak', (pool.tensors[0].index_select(0, j),))[0])]),plain(raw[1].index_select(0, i))
+    def step(loss, *opts):
+        G.zero_grad(); H.zero_grad(); loss.backward()
+        for o in opts: o.step()
+    def mdd_loop():
+        for n in range(steps):
+            x,y = batch()
+            f = mine.neck(mine.body(x))
+            out,adv = mine.head(f),mine.heads.adv[1](Reverse.apply(f, .2/(1+math.exp(-n/1000))-.1))
+            c = out.detach().argmax(1)
+            other = 1-adv[36:].softmax(1).gather(1, c[36:,None])+1e-6
+            step(F.cross_entropy(out[:36], y)+4*F.cross_entropy(adv[:36], c[:36])-other.clamp(max=1).log().mean(), G, H)
+    def losses(x, y):
+        a,b = mine(x)
+        p,q = a[36:].softmax(1),b[36:].softmax(1)
+        balance = -(p.mean(0)+1e-6).log().mean()-(q.mean(0)+1e-6).log().mean()
+        return F.cross_entropy(a[:36], y)+F.cross_entropy(b[:36], y)+.01*balance,(p-q).abs().mean()
+    def mcd_loop():
+        for _ in range(steps):
+            x,y = batch()
+            step(losses(x, y)[0], G, H)
+            a,d = losses(x, y); step(a-d, H)
+            for _ in range(4): step(losses(x, y)[1], G)
+    def fit():
+        learn.dls.valid.n = 1
+        with quiet(learn): learn.fit(1, 1e-3)
+    t = paired(dict(ours=fit, loop=mcd_loop if several else mdd_loop), reps)
+    row(f'fit step, {"MCD, six optimiser steps" if several else "MDD"}, {name}', t['ours']/steps, t['loop']/steps)
+
 class Silent(FixMatchCallback):
     "FixMatch that reports nothing"
     def log(self, name, value): pass
@@ -97,6 +145,8 @@ def main(
     set_seed(0)
     fit_step('tiny: linear', nn.Sequential(nn.Flatten(), nn.Linear(64,10)), steps, reps)
     fit_step('small CNN', tiny_cnn(), steps, reps)
+    adversarial_step('small CNN', tiny_cnn(), steps, 3*reps)
+    adversarial_step('small CNN', tiny_cnn(), steps//3, 3*reps, several=True)
     ema(tiny_cnn(), 20*reps)
     ema(timm.create_model('resnet18', num_classes=10), 5*reps)
     loaders(reps)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['AdversarialCallback']
 
-# %% ../nbs/09_adversarial.ipynb #821bf798
+# %% ../nbs/09_adversarial.ipynb #5fb53fac
 from fastai.vision.all import *
 from .batch import unwrap
 from .checks import check_positive, check_weight
 from .layers import *
 from .step import SSLCallback
 
-# %% ../nbs/09_adversarial.ipynb #40699098
+# %% ../nbs/09_adversarial.ipynb #45428188
 class AdversarialCallback(SSLCallback):
     "Base of methods with a head behind a gradient layer: makes the layer, advances it once a step, shows its coefficient as `coeff`"
     layer_cls,logs = WarmStartGradientReverseLayer,('coeff',)
@@ -36,16 +36,16 @@ class AdversarialCallback(SSLCallback):
     @property
     def layer(self)->WarmStartGradientLayer: # That of the model
         "The gradient layer"
-        net = unwrap(self.model)
-        for m in net.modules():
+        for m in unwrap(self.model).modules():
             if isinstance(m, WarmStartGradientLayer) and m.sign==self.layer_cls.sign: return m
         raise ValueError(f'{type(self).__name__} drives a {self.layer_cls.__name__}, but the model has none: put its adversarial head behind one, or let ssl_learner build it')
     def setup(self):
         super().setup()
-        self.layer.hi,self.layer.max_iters = self.hi,_parts*self.max_iters if self.by_share else self.max_iters
+        l, = self.driven = (self.layer,)                 # not as an attribute of its own: the layer's state is the model's, not the method's
+        l.hi,l.max_iters = self.hi,_parts*self.max_iters if self.by_share else self.max_iters
     def stepped(self):
         super().stepped()
-        l = self.layer
+        l, = self.driven
         self.log('coeff', l.coeff())
         if self.by_share: l.iter_num.fill_(round(_parts*self.progress))
         else: l.step()

@@ -29,6 +29,7 @@ from .batch import *
 from .step import *
 from .adversarial import *
 from .digits import *
+from .photos import *
 from .guard import *
 from .semi.consistency import *
 from .semi.pseudo_label import *
@@ -63,6 +64,8 @@ from .distill.mutual import *
 from .learner import *
 from .workflows import *
 from .report import *
+from .domains import *
+from .target import *
 from .export import *
 from .own_data import *
 from .self_train import *

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['reserved_names', 'ByView', 'Sides', 'frozen_stats', 'unwrap', 'plain_xb', 'tap', 'SSLBatch']
 
-# %% ../nbs/08_batch.ipynb #e43d0b83
+# %% ../nbs/08_batch.ipynb #05ef246f
 import difflib, weakref
 from contextlib import nullcontext
 from fastai.vision.all import *
@@ -53,7 +53,7 @@ def tap(
     paths:dict # Name → path of a module in it, as in `net.named_modules()`
 )->tuple: # (dict that fills with what these modules return in each forward pass, function that ends it)
     "Listen to inner modules of `net`"
-    names,out = dict(net.named_modules()),{}
+    names,out = dict(net.named_modules()) if paths else {},{}
     for n,p in paths.items():
         if p not in names:
             near = difflib.get_close_matches(p, names, 4, .3)

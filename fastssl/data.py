@@ -8,6 +8,7 @@ __all__ = ['rows_of', 'LabelSplit', 'few_labels', 'ClassSplitter', 'pool_dataset
 
 # %% ../nbs/06_data.ipynb #51195f70
 import json
+from contextlib import nullcontext
 from inspect import signature
 import pandas as pd
 from fastai.vision.all import *
@@ -208,6 +209,21 @@ class _Whole(Transform):
     def __init__(self, fn): self.fn = fn
     def __call__(self, b, **kwargs): return self.fn(b)
 
+class _AsValid:
+    "A training set whose items are made as those of validation"
+    def __init__(self, ds): self.ds = ds
+    def __len__(self): return len(self.ds)
+    def __getitem__(self, i):
+        with self.ds.set_split_idx(1) if hasattr(self.ds, 'set_split_idx') else nullcontext(): return self.ds[i]
+
+def _rows_dl(dls, ds, tensors, rows, fn):
+    "The items `rows` of `ds` or `tensors`, each once, in order, batches through `fn`"
+    dl = DataLoader.new(dls.valid, ds, cls=RowsDL, do_setup=False, shuffle=False, drop_last=False, n=len(rows),
+                        get_idxs=partial(list, rows), after_batch=[_Whole(fn)], **(dict(num_workers=0) if tensors else {}))
+    if tensors: dl.tensors = to_device(tensors, dls.device)
+    dl.to(dls.device)
+    return dl
+
 @patch
 def pool_dl(self:DataLoaders,
     view:str='valid', # 'valid': with the transforms of validation; or a view of `dls.views`, 'weak' …
@@ -221,12 +237,17 @@ def pool_dl(self:DataLoaders,
     if not valid: views.check(view, 'pool_dl')
     fn = Pipeline(batch_transforms(self.valid), split_idx=1) if valid else partial(views, view)
     ds = test_set(self.train.dataset, pool.items) if valid and not mem else pool.dataset
-    rows = range(pool.n) if rows is None else rows
-    dl = DataLoader.new(self.valid, ds, cls=RowsDL, do_setup=False, shuffle=False, drop_last=False, n=len(rows),
-                        get_idxs=partial(list, rows), after_batch=[_Whole(fn)], **(dict(num_workers=0) if mem else {}))
-    if mem: dl.tensors = to_device(pool.tensors[:-1], self.device)
-    dl.to(self.device)
-    return dl
+    return _rows_dl(self, ds, pool.tensors[:-1] if mem else None, range(pool.n) if rows is None else rows, fn)
+
+@patch
+def labeled_dl(self:DataLoaders,
+    rows=None # Indices into the training set; default: all of it
+)->RowsDL: # Batches of inputs and targets
+    "A loader of the labelled training items with the transforms of validation, each once, in order"
+    train,pool = self.train,vars(self).get('unlabeled')
+    mem = pool.labeled_rows if pool is not None else None
+    if mem is None and hasattr(train.dataset, 'cats'): mem = rows_in_memory(train)
+    return _rows_dl(self, _AsValid(train.dataset), mem, range(train.n) if rows is None else rows, Pipeline(batch_transforms(self.valid), split_idx=1))
 
 # %% ../nbs/06_data.ipynb #2fa6b551
 _ssl_names = [k for k in signature(DataLoaders.add_unlabeled).parameters if k not in ('self','items','bs','views')]

@@ -10,7 +10,7 @@ import importlib, io, pkgutil
 from inspect import Parameter, signature
 from operator import itemgetter
 import pandas as pd, timm
-import fastssl.semi
+import fastssl.adapt, fastssl.semi
 from fastai.vision.all import *
 from .augment import RandomCropFlip
 from .checks import check_name, check_positive, check_share
@@ -24,12 +24,13 @@ from .views import Views
 
 # %% ../nbs/43_own_data.ipynb #7d4f788a
 def ssl_methods()->dict: # Name → class
-    "The methods that need nothing but images and a pool"
+    "The methods that need nothing but images of classes and a pool"
     found = {}
-    for m in pkgutil.iter_modules(fastssl.semi.__path__, 'fastssl.semi.'):
-        room = importlib.import_module(m.name)
-        for n in getattr(room, '__all__', ()):
-            if n.endswith('Callback') and _needs_nothing(c:=getattr(room, n)): found[n.removesuffix('Callback').lower()] = c
+    for wing in (fastssl.semi, fastssl.adapt):
+        for m in pkgutil.iter_modules(wing.__path__, f'{wing.__name__}.'):
+            room = importlib.import_module(m.name)
+            for n in getattr(room, '__all__', ()):
+                if n.endswith('Callback') and _needs_nothing(c:=getattr(room, n)) and (wing is fastssl.semi or c().classes): found[n.removesuffix('Callback').lower()] = c
     return found
 
 def _needs_nothing(cls):

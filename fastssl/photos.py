@@ -39,10 +39,11 @@ def photo_patches(
 # %% ../nbs/09_photos.ipynb #7005ab9b
 def on_photos(
     X:np.ndarray, # Drawings, uint8 N×size×size
-    rng:np.random.Generator # Of the pieces of photographs
+    rng:np.random.Generator, # Of the pieces of photographs
+    brightness:float=1. # Of the photographs: below 1 they are darker than they are
 )->np.ndarray: # uint8 N×size×size×3
     "Each drawing on a piece of a photograph of its own"
-    return np.abs(photo_patches(len(X), X.shape[1], rng).astype(np.int16)-X[...,None]).astype(np.uint8)
+    return np.abs((brightness*photo_patches(len(X), X.shape[1], rng)).astype(np.int16)-X[...,None]).astype(np.uint8)
 
 def as_rgb(
     X:np.ndarray # Drawings, uint8 N×size×size
@@ -58,6 +59,8 @@ def photo_digits_dls(
     n_test_source:int=150, # Source digits held out: `learn.validate(ds_idx=2)`
     bs:int=32, # Labelled rows of a step
     uratio:int=1, # Target rows for each of them
+    copies:int=5, # On how many pieces of photographs does each target digit of the pool lie?
+    brightness:float=.4, # Of the photographs: the brighter, the further the domains are apart
     labeled_target:bool=False, # Train on the pool's digits with their labels instead of on the source? An upper bound
     batch_tfms=None, # Weak augmentation; default: shifts by up to an eighth of the side
     **kwargs # For `SSLDataLoaders.from_arrays`
@@ -66,13 +69,14 @@ def photo_digits_dls(
     (X,y),rng = digits_data(size),np.random.default_rng(seed)
     order = rng.permutation(len(y))
     src,tgt = np.split(order, [len(y)//2])
-    clean,photo = as_rgb(X[src]),on_photos(X[tgt], rng)
-    test,pool,(lab,held) = slice(n_test),slice(n_test, None),(slice(n_test_source, None),slice(n_test_source))
-    Xl,yl = (photo[pool],y[tgt][pool]) if labeled_target else (clean[lab],y[src][lab])
+    (held,lab),(test,pool) = np.split(src, [n_test_source]),np.split(tgt, [n_test])
+    pool = np.tile(pool, copies)
+    Xt,Xu = (on_photos(X[o], rng, brightness) for o in (test,pool))
+    Xl,yl = (Xu,y[pool]) if labeled_target else (as_rgb(X[lab]),y[lab])
     if batch_tfms is None: batch_tfms = [RandomCropFlip(pad=size//8, flip=False), Normalize.from_stats([.4]*3, [.35]*3)]
-    dls = SSLDataLoaders.from_arrays(np.concatenate([Xl,photo[pool]]), np.concatenate([yl, np.full(len(tgt)-n_test, -1)]), valid=(photo[test],y[tgt][test]), labels=y[tgt][pool],
+    dls = SSLDataLoaders.from_arrays(np.concatenate([Xl,Xu]), np.concatenate([yl, np.full(len(pool), -1)]), valid=(Xt,y[test]), labels=y[pool],
         vocab=list(range(10)), bs=bs, val_bs=n_test, uratio=uratio, batch_tfms=batch_tfms, **kwargs)
-    dls.loaders.append(dls.test_dl([*zip(clean[held], y[src][held].tolist())], with_labels=True))
+    dls.loaders.append(dls.test_dl([*zip(as_rgb(X[held]), y[held].tolist())], with_labels=True))
     return dls
 
 # %% ../nbs/09_photos.ipynb #9ef449d9

@@ -75,7 +75,8 @@ def plot_ssl(self:Recorder,
 @contextmanager
 def _untouched(learn):
     "Whatever happens inside: `learn`, its callbacks, the mode of its model and the random generators are then as before"
-    kept,modes = [(o, dict(vars(o))) for o in (learn, *learn.cbs)],[(m, m.training) for m in learn.model.modules()]
+    running = [o for c in learn.cbs if isinstance(c, Recorder) for o in (c.smooth_loss, c.loss)]+list(learn.metrics)      # sums over the epoch
+    kept,modes = [(o, dict(vars(o))) for o in (learn, *learn.cbs, *running)],[(m, m.training) for m in learn.model.modules()]
     try:
         with no_random(): yield
     finally:

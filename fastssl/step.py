@@ -171,7 +171,7 @@ def check_methods(
         if miss:=sorted(names-set(out_names)):
             raise ValueError(f"{who} reads the outputs {miss} of the model, which has {list(out_names)}: let ssl_learner build it, or use MultiHead(body, neck, head, {', '.join(f'{n}=…' for n in miss)})")
 
-# %% ../nbs/08_step.ipynb #9749c91a
+# %% ../nbs/08_step.ipynb #82c17182
 @contextmanager
 def train_only(
     parameters, # What is trained inside

@@ -47,4 +47,4 @@ class LateSpy(Callback):
     "Gradients as the optimiser sees them"
     order = 49
     def before_fit(self): self.gs = []
-    def before_step(self): self.gs.append([p.grad.clone() for p in self.model.parameters()])
+    def before_step(self): self.gs.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.model.parameters()])

@@ -13,10 +13,11 @@ METHODS = dict(
     freematch = partial(FreeMatchCallback, .9), softmatch = partial(SoftMatchCallback, momentum=.9), adamatch = partial(AdaMatchCallback, .9, momentum=.9), dash = partial(DashCallback, .05, 1.001),
     mutual = partial(MutualMeanTeachingCallback, pretrain=0, decay=.9),
     mixmatch = partial(MixMatchCallback, weight=1.), vat = VATCallback, dst = partial(DSTCallback, low, max_iters=10), self_tuning = partial(SelfTuningCallback, 4, .9, projection_dim=8),
+    mdd = partial(MDDCallback, hi=1., max_iters=4), mcd = partial(MCDCallback, num_k=2), afn = partial(AFNCallback, entropy=1., weight=1.),
 )
 every = pytest.mark.parametrize('name', METHODS)
-replaces_loss = {'uda_tsa','defixmatch','mixmatch','self_tuning'}
-no_threshold = {'mutual','pi_model','mean_teacher','mcc','mixmatch','vat','self_tuning'}
+replaces_loss = {'uda_tsa','defixmatch','mixmatch','self_tuning','mcd'}
+no_threshold = {'mdd','mcd','afn','mutual','pi_model','mean_teacher','mcc','mixmatch','vat','self_tuning'}
 
 def learner(cb, dls=None, **kw):
     dls = dls or mk_dls()
@@ -60,6 +61,8 @@ def test_beside_fastai(name):
         learn = learner([METHODS[name](), *cbs])
         if name in replaces_loss and isinstance(cbs[0], MixUp):
             with pytest.raises(ValueError, match='MixUp mixes labels'): fit(learn)
+        elif name=='mcd' and isinstance(cbs[0], GradientAccumulation):
+            with pytest.raises(ValueError, match='several optimiser steps'): fit(learn)
         else: assert weights(fit(learn).model).isfinite().all()
 
 @every

@@ -1,0 +1,99 @@
+"""Labelled source, unlabelled target: what each method of adaptation brings over training on the source alone.
+
+`python benchmarks/adapt.py` runs three tasks of `fastssl.photos` and `fastssl.figures`, each from clean drawings to drawings on photographs: `digits` (accuracy), `shapes` (mean absolute error of four factors, each of range 1) and `figures` (PCK).
+All methods of a task have the same body, steps and learning rate, and are reported on target items held out. The controls: `source` alone; `source, joint` forwards the target too, without a loss, so that batch norm sees both domains; `source, head of …` is the network of
+that method without its loss; `target` trains on the labels of the pool. Each run appends a line to `--csv`, and a second call goes on where the first stopped. `--tune` runs the candidates of each method on other seeds (100 and up), from which the settings in `chosen`
+were taken: nothing is chosen on the seeds that are reported. Times are CPU times of the fit without validation, one thread, as ratios to `source` of the same seed."""
+import sys, time, warnings
+warnings.filterwarnings('ignore')
+from fastcore.script import call_parse, store_true
+from fastai.vision.all import *
+from fastssl.all import *
+
+class Joint(SSLCallback):
+    "The target goes through the network, without a loss"
+    def unsup_loss(self, b): return 0.*b.u.weak.sum()
+
+candidates = dict(
+    digits={
+        'source': [lambda: UnlabeledBatch()],
+        'source, joint': [lambda: Joint()],
+        'source, head of MDD': [lambda: MDDCallback(weight=0.)],
+        'MCC': [lambda t=t, w=w: MCCCallback(t, w) for t,w in ((2.5,1.), (1.,1.), (1.,3.))],
+        'FixMatch': [lambda t=t: FixMatchCallback(t, weight=SchedRampUp(0.,1.)) for t in (.9,.95,.98)],
+        'MDD': [lambda m=m, h=h: MDDCallback(m, hi=h) for m,h in ((4.,.1), (4.,.3), (2.,.3), (4.,1.))],
+        'target': [lambda: UnlabeledBatch()]},
+    shapes={
+        'source': [lambda: UnlabeledBatch()],
+        'source, joint': [lambda: Joint()],
+        'source, head of MDD': [lambda: MDDRegressionCallback(bottleneck_dim=128, weight=0.)],
+        'MDD': [lambda m=m, h=h: MDDRegressionCallback(m, hi=h, bottleneck_dim=128) for m,h in ((1.,.1), (1.,1.), (2.,1.))],
+        'target': [lambda: UnlabeledBatch()]},
+)
+chosen = dict(digits={}, shapes={})      # the best mean on seeds 100–102, where it is not the first candidate
+rates = dict(digits=2e-2, shapes=1e-2)
+
+def place_cnn(n_out, nf=16): return nn.Sequential(ConvLayer(3,nf), ConvLayer(nf,2*nf,stride=2), ConvLayer(2*nf,2*nf,stride=2), ConvLayer(2*nf,4*nf,stride=2), nn.Flatten(), nn.Linear(64*nf,128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128,n_out))   # knows where things are
+
+def data(task, seed, steps, labeled_target):
+    f = dict(digits=photo_digits_dls, shapes=shapes_dls)[task]
+    return f(seed, n_steps=max(1, steps//10), labeled_target=labeled_target)
+
+def learner(task, dls, cbs):
+    if task=='digits': return ssl_learner(dls, tiny_cnn(3, nf=16), cbs=cbs, metrics=accuracy)
+    return ssl_learner(dls, place_cnn(4), cbs=cbs, metrics=mae)
+
+class CPUTime(Callback):
+    "CPU seconds in training, without validation"
+    order = -100
+    def before_fit(self): self.s = 0.
+    def before_train(self): self.t = time.process_time()
+    def after_train(self): self.s += time.process_time()-self.t
+
+def run(task, method, make, seed, steps, lr):
+    "Metric on the target, on held-out source items where there are some, ms a step"
+    set_seed(seed, reproducible=True)
+    learn = learner(task, data(task, seed, steps, method=='target'), [*L(make()), CPUTime()])
+    with quiet(learn):
+        learn.fit_one_cycle(10, lr)
+        value = learn.recorder.values[-1][2]
+        source = learn.validate(ds_idx=2)[1] if len(learn.dls.loaders)>2 else np.nan
+    scale = 1 if task=='shapes' else 100
+    return scale*float(value),scale*float(source),1000*learn.cpu_time.s/steps
+
+def table(task, df):
+    "Mean ± sd of each method"
+    d = 4 if task=='shapes' else 1
+    name = dict(digits='accuracy %', shapes='error', figures='PCK %')[task]
+    pm = lambda s: f'{s.mean():.{d}f} ± {s.std():.{d}f}' if s.notna().all() else ''
+    base = df[df.method=='source'].set_index('seed')
+    print(f"\n{task+', target '+name:<32}{'':>3}{'over source':>22}{'on the source':>18}{'step':>7}   seeds")
+    for (m,i),o in df.groupby(['method','candidate'], sort=False):
+        s = o.set_index('seed'); up = s.value-base.value.reindex(s.index); r = (s.ms/base.ms.reindex(s.index)).median()
+        print(f"{m+(f'[{i}]' if df[df.method==m].candidate.nunique()>1 else ''):<20}{pm(s.value):>15}{pm(up):>22}{pm(s.source):>18}{r:>6.2f}x   {len(s)}")
+
+@call_parse
+def main(
+    tasks:str=','.join(candidates), # Which, by comma
+    methods:str=None, # Which, by ';'; default: all
+    seeds:int=5, # How many, from 0; with --tune 3, from 100
+    steps:int=600, # Steps of training, in ten epochs
+    csv:str=str(Path(__file__).parent/'adapt.csv'), # Where runs are recorded
+    tune:store_true=False # All candidates, on other seeds
+):
+    torch.set_num_threads(1)
+    path = Path(csv); cols = 'task,steps,lr,method,candidate,seed,value,source,ms'.split(',')
+    done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=cols)
+    for task in tasks.split(','):
+        key,own = [task, steps, rates[task]],candidates[task]
+        todo = [(m,i,s) for s in range(100*tune, 100*tune+(3 if tune else seeds)) for m in (methods.split(';') if methods else own) for i in (range(len(own[m])) if tune else [chosen[task].get(m,0)])]
+        of_task = lambda: done[(done[cols[:3]]==key).all(axis=1)]
+        have = set(map(tuple, of_task()[['method','candidate','seed']].values))
+        for m,i,s in todo:
+            if (m,i,s) in have: continue
+            r = run(task, m, own[m][i], s, steps, rates[task])
+            done = pd.concat([done, pd.DataFrame([[*key, m, i, s, *r]], columns=cols)], ignore_index=True)
+            done.to_csv(path, index=False)
+            print(f'{task}: {m}[{i}] seed {s}: {r[0]:.4g}', flush=True)
+        df = of_task()
+        table(task, df[[t in set(todo) for t in map(tuple, df[['method','candidate','seed']].values)]])
