@@ -29,6 +29,8 @@ from .batch import *
 from .step import *
 from .adversarial import *
 from .digits import *
+from .keypoints import *
+from .figures import *
 from .photos import *
 from .guard import *
 from .semi.consistency import *
@@ -62,6 +64,7 @@ from .distill.features import *
 from .distill.callback import *
 from .distill.mutual import *
 from .learner import *
+from .keypoint_learner import *
 from .workflows import *
 from .report import *
 from .domains import *

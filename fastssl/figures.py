@@ -7,6 +7,7 @@ __all__ = ['joints', 'limbs', 'random_poses', 'draw_figures', 'figures_dls', 'ti
 
 # %% ../nbs/09_figures.ipynb #1f42c397
 from PIL import ImageDraw
+from scipy.ndimage import gaussian_filter
 from fastai.vision.all import *
 from .data import SSLDataLoaders
 from .keypoints import KeypointBlock
@@ -59,6 +60,7 @@ def figures_dls(
     n_test:int=300, # Target figures held out, as validation set
     n_test_source:int=150, # Source figures held out: `learn.validate(ds_idx=2)`
     size:int=64, # Side in pixels
+    blur:float=2., # How far out of focus the photographs are: standard deviation in pixels
     bs:int=32, # Labelled rows of a step
     uratio:int=1, # Target rows for each of them
     labeled_target:bool=False, # Train on the pool's figures with their labels instead of on the source? An upper bound
@@ -72,7 +74,7 @@ def figures_dls(
     poses = random_poses(2*n+n_test+n_test_source, rng)
     plain = np.broadcast_to(rng.integers(0, 256, (n_src,1,1,3), dtype=np.uint8), (n_src,size,size,3))
     src = draw_figures(poses[:n_src], plain, rng.integers(0, 256, (n_src,3,3), dtype=np.uint8), rng)
-    tgt = draw_figures(poses[n_src:], photo_patches(n+n_test, size, rng), rng.integers(0, 256, (n+n_test,3,3), dtype=np.uint8), rng)
+    tgt = draw_figures(poses[n_src:], gaussian_filter(photo_patches(n+n_test, size, rng), (0,blur,blur,0)), rng.integers(0, 256, (n+n_test,3,3), dtype=np.uint8), rng)
     pool,test = [*zip(tgt[:n], poses[n_src:]*size)],[*zip(tgt[n:], poses[n_src+n:]*size)]
     src = [*zip(src, poses*size)]
     block = DataBlock((ImageBlock, KeypointBlock(sigma=sigma, **(loss or {}))), get_x=ItemGetter(0), get_y=ItemGetter(1), splitter=IndexSplitter(range(n, n+n_test)),
