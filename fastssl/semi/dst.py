@@ -49,7 +49,7 @@ class DSTCallback(AdversarialCallback, ConsistencyCallback):
         eta_prime:float=2., # Weight of the labelled rows within it
         width:int=None, # Hidden features of the two heads; None: 2048, or four times the features if that is less
         hi:float=.1, # Coefficient of the gradient reversal in the limit
-        max_iters:float=1000, # Steps in which it grows to .46 of that; below 1: share of the training
+        max_iters:int|float=1000, # In which it grows to .46 of that: a number of steps, or (a float up to 1) a share of the training
         hard:bool=True, # Train on the class, or on the distribution?
         **kwargs
     ):
