@@ -15,8 +15,9 @@ from .step import SSLCallback
 # %% ../nbs/09_adversarial.ipynb #45428188
 class AdversarialCallback(SSLCallback):
     "Base of methods with a head behind a gradient layer: makes the layer, advances it once a step, shows its coefficient as `coeff`"
-    layer_cls,logs = WarmStartGradientReverseLayer,('coeff',)
-    hi,max_iters = .1,.05
+    layer_cls,hi,max_iters = WarmStartGradientReverseLayer,.1,.05
+    @property
+    def logs(self): return *L(super().logs),'coeff'
     def warm_up(self,
         hi:float, # Coefficient in the limit
         max_iters:int|float # In which it grows to .46 of that: a number of steps, or (a float up to 1) a share of the training

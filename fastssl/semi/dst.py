@@ -59,8 +59,6 @@ class DSTCallback(AdversarialCallback, ConsistencyCallback):
         self.worst_case = WorstCaseEstimationLoss(eta_prime)
     @property
     def views(self): return L(self.target_view, self.student_view)        # the worst case needs the target view, also beside a teacher
-    @property
-    def logs(self): return *super(AdversarialCallback, self).logs,'coeff'
     def heads(self, nf, n_out): return dst_heads(nf, n_out, self.width or min(2048, 4*nf))
     def student_logits(self, b): return b.pseudo.u[self.student_view]
     def beside(self, b, p, w): return self.now(self.eta)*self.worst_case(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)
