@@ -62,10 +62,10 @@ def run(task, method, make, seed, steps, lr):
     learn = learner(task, data(task, seed, steps, method=='target'), [*L(make()), CPUTime()])
     with quiet(learn):
         learn.fit_one_cycle(10, lr)
-        value = learn.recorder.values[-1][2]
+        value,seconds = learn.recorder.values[-1][2],learn.cpu_time.s
         source = learn.validate(ds_idx=2)[1] if len(learn.dls.loaders)>2 else np.nan
     scale = 1 if task=='shapes' else 100
-    return scale*float(value),scale*float(source),1000*learn.cpu_time.s/steps
+    return scale*float(value),scale*float(source),1000*seconds/steps
 
 def table(task, df):
     "Mean ± sd of each method"
