@@ -15,17 +15,18 @@ from .step import SSLCallback
 # %% ../nbs/09_adversarial.ipynb #45428188
 class AdversarialCallback(SSLCallback):
     "Base of methods with a head behind a gradient layer: makes the layer, advances it once a step, shows its coefficient as `coeff`"
-    layer_cls,logs = WarmStartGradientReverseLayer,('coeff',)
-    hi,max_iters = .1,.05
+    layer_cls,hi,max_iters = WarmStartGradientReverseLayer,.1,.05
+    @property
+    def logs(self): return *L(super().logs),'coeff'
     def warm_up(self,
         hi:float, # Coefficient in the limit
-        max_iters:float # Steps in which it grows to .46 of that; below 1: share of the training
+        max_iters:int|float # In which it grows to .46 of that: a number of steps, or (a float up to 1) a share of the training
     ):
         "Say how the coefficient grows; for `__init__`"
         self.hi,self.max_iters = check_weight(hi, 'hi'),check_positive(max_iters, 'max_iters')
-        if max_iters>1 and max_iters!=int(max_iters): raise ValueError(f'max_iters={max_iters}: a number of steps, or a share of the training below 1')
+        if not self.by_share and max_iters!=int(max_iters): raise ValueError(f'max_iters={max_iters}: a whole number of steps, or a share of the training, a float up to 1.')
     @property
-    def by_share(self)->bool: return self.max_iters<1
+    def by_share(self)->bool: return isinstance(self.max_iters, float) and self.max_iters<=1
     @property
     def progress(self)->float: return self.pct_train       # as the layer counts it; less where the head is not at work from the start
     def behind_layer(self,

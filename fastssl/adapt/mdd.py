@@ -75,7 +75,7 @@ class MDDCallback(AdversarialCallback):
     def __init__(self,
         margin:float=4., # Weight of the agreement on the source, $\gamma$
         hi:float=.1, # Coefficient of the gradient reversal in the limit
-        max_iters:float=.05, # Steps in which it grows to .46 of that; below 1: share of the training
+        max_iters:int|float=.05, # In which it grows to .46 of that: a number of steps, or (a float up to 1) a share of the training
         bottleneck_dim:int=None, # Features that both heads see; None: 1024, or four times those of the body if that is less
         width:int=None, # Hidden features of both heads; None: as many as they see
         weight=1. # Of the discrepancy: a number, or a function of the share of training done
@@ -98,7 +98,7 @@ class MDDRegressionCallback(AdversarialCallback):
     def __init__(self,
         margin:float=1., # Weight of the agreement on the source, $\gamma$
         hi:float=.1, # Coefficient of the gradient reversal in the limit
-        max_iters:float=.05, # Steps in which it grows to .46 of that; below 1: share of the training
+        max_iters:int|float=.05, # In which it grows to .46 of that: a number of steps, or (a float up to 1) a share of the training
         bottleneck_dim:int=None, # Channels that both heads see; None: 512, or four times those of the body if that is less
         width:int=None, # Hidden channels of both heads; None: as many as they see
         loss_function=F.l1_loss, # Disparity: adversarial output, main output, `reduction='none'` → loss of each element

@@ -53,7 +53,7 @@ class RegDACallback(AdversarialCallback):
         margin:float=4., # Weight of the disparity on the source, against that on the target
         sigma:float=None, # Width of the pseudo-labels' Gaussians, in pixels of the heatmap; default: that of the data's loss
         hi:float=.1, # Coefficient of the gradient layer in the limit
-        max_iters:float=.05, # Steps in which it grows to .46 of that; below 1: share of the training
+        max_iters:int|float=.05, # In which it grows to .46 of that: a number of steps, or (a float up to 1) a share of the training
         num_layers:int=2, # Convolutions of the adversarial head, the last one included
         weight=1. # Of the disparities: a number, or a function of the share of training done
     ):

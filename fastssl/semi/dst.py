@@ -49,7 +49,7 @@ class DSTCallback(AdversarialCallback, ConsistencyCallback):
         eta_prime:float=2., # Weight of the labelled rows within it
         width:int=None, # Hidden features of the two heads; None: 2048, or four times the features if that is less
         hi:float=.1, # Coefficient of the gradient reversal in the limit
-        max_iters:float=1000, # Steps in which it grows to .46 of that; below 1: share of the training
+        max_iters:int|float=1000, # In which it grows to .46 of that: a number of steps, or (a float up to 1) a share of the training
         hard:bool=True, # Train on the class, or on the distribution?
         **kwargs
     ):
@@ -59,8 +59,6 @@ class DSTCallback(AdversarialCallback, ConsistencyCallback):
         self.worst_case = WorstCaseEstimationLoss(eta_prime)
     @property
     def views(self): return L(self.target_view, self.student_view)        # the worst case needs the target view, also beside a teacher
-    @property
-    def logs(self): return *super(AdversarialCallback, self).logs,'coeff'
     def heads(self, nf, n_out): return dst_heads(nf, n_out, self.width or min(2048, 4*nf))
     def student_logits(self, b): return b.pseudo.u[self.student_view]
     def beside(self, b, p, w): return self.now(self.eta)*self.worst_case(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)
