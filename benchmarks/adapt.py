@@ -1,7 +1,7 @@
 """Labelled source, unlabelled target: what each method of adaptation brings over training on the source alone.
 
 `python benchmarks/adapt.py` runs three tasks of `fastssl.photos` and `fastssl.figures`, each from clean drawings to drawings on photographs: `digits` (accuracy), `shapes` (mean absolute error of four factors, each of range 1) and `figures` (PCK).
-All methods of a task have the same body, steps and learning rate, and are reported on target items held out. The controls: `source` alone; `source, joint` forwards the target too, without a loss, so that batch norm sees both domains; `source, head of …` is the network of
+All methods of a task have the same body and steps, and are reported on target items held out. The controls: `source` alone; `source, joint` forwards the target too, without a loss, so that batch norm sees both domains; `source, head of …` is the network of
 that method without its loss; `target` trains on the labels of the pool. Each run appends a line to `--csv`, and a second call goes on where the first stopped. `--tune` runs the candidates of each method on other seeds (100 and up), from which the settings in `chosen`
 were taken: nothing is chosen on the seeds that are reported. Times are CPU times of the fit without validation, one thread, as ratios to `source` of the same seed."""
 import sys, time, warnings
@@ -14,29 +14,31 @@ class Joint(SSLCallback):
     "The target goes through the network, without a loss"
     def unsup_loss(self, b): return 0.*b.u.weak.sum()
 
+ramp = lambda w: SchedRampUp(0., w)
 candidates = dict(
     digits={
-        'source': [lambda: UnlabeledBatch()],
-        'source, joint': [lambda: Joint()],
-        'source, head of MDD': [lambda: MDDCallback(weight=0.)],
-        'MCC': [lambda t=t, w=w: MCCCallback(t, w) for t,w in ((2.5,1.), (1.,1.), (1.,3.))],
-        'FixMatch': [lambda t=t: FixMatchCallback(t, weight=SchedRampUp(0.,1.)) for t in (.9,.95,.98)],
-        'MDD': [lambda m=m, h=h: MDDCallback(m, hi=h) for m,h in ((4.,.1), (4.,.3), (2.,.3), (4.,1.))],
-        'target': [lambda: UnlabeledBatch()]},
+        'source': [(1e-2, lambda: UnlabeledBatch()), (2e-2, lambda: UnlabeledBatch())],
+        'source, joint': [(1e-2, lambda: Joint())],
+        'MCC': [(1e-2, lambda t=t, w=w: MCCCallback(t, ramp(w))) for t,w in ((1.,1.), (2.5,1.), (2.5,.3))],
+        'FixMatch': [(1e-2, lambda t=t: FixMatchCallback(t, ramp(1.))) for t in (.95,.9)],
+        'MDD': [(lr, lambda m=m, h=h, n=n: MDDCallback(m, h, n)) for lr,m,h,n in ((1e-2,4.,.1,.3), (1e-2,4.,.1,1.-1e-9), (1e-2,2.,.1,.3), (3e-3,4.,.1,.3), (3e-3,4.,.3,.3))],
+        'source, head of MDD': [(1e-2, lambda: MDDCallback(weight=0.))],
+        'MCD': [(1e-2, lambda w=w, k=k: MCDCallback(k, weight=w)) for w,k in ((1.,4), (1.,1), (.3,4))],
+        'AFN': [(1e-2, lambda d=d, e=e: AFNCallback(d, e)) for d,e in ((1.,0.), (.3,0.), (1.,2.))],
+        'target': [(1e-2, lambda: UnlabeledBatch())]},
     shapes={
-        'source': [lambda: UnlabeledBatch()],
-        'source, joint': [lambda: Joint()],
-        'source, head of MDD': [lambda: MDDRegressionCallback(bottleneck_dim=128, weight=0.)],
-        'MDD': [lambda m=m, h=h: MDDRegressionCallback(m, hi=h, bottleneck_dim=128) for m,h in ((1.,.1), (1.,1.), (2.,1.))],
-        'target': [lambda: UnlabeledBatch()]},
+        'source': [(lr, lambda: UnlabeledBatch()) for lr in (1e-2, 3e-3)],
+        'source, joint': [(1e-2, lambda: Joint())],
+        'source, head of MDD': [(1e-2, lambda: MDDRegressionCallback(bottleneck_dim=128, weight=0.))],
+        'MDD': [(lr, lambda m=m, h=h: MDDRegressionCallback(m, h, .3, bottleneck_dim=128)) for lr,m,h in ((1e-2,1.,.1), (1e-2,1.,1.), (1e-2,2.,1.), (3e-3,1.,1.))],
+        'target': [(1e-2, lambda: UnlabeledBatch())]},
     figures={
-        'source': [lambda: UnlabeledBatch()],
-        'source, joint': [lambda: Joint()],
-        'RegDA': [lambda s=s, h=h: RegDACallback(s, hi=h) for s,h in ((.5,.1), (.5,.3), (.3,.1))],
-        'target': [lambda: UnlabeledBatch()]},
+        'source': [(6e-3, lambda: UnlabeledBatch())],
+        'source, joint': [(6e-3, lambda: Joint())],
+        'RegDA': [(6e-3, lambda s=s, h=h: RegDACallback(s, hi=h)) for s,h in ((.5,.1), (.5,.3), (.3,.1))],
+        'target': [(6e-3, lambda: UnlabeledBatch())]},
 )
 chosen = dict(digits={}, shapes={}, figures={})      # the best mean on seeds 100–102, where it is not the first candidate
-rates = dict(digits=2e-2, shapes=1e-2, figures=6e-3)
 
 def place_cnn(n_out, nf=16): return nn.Sequential(ConvLayer(3,nf), ConvLayer(nf,2*nf,stride=2), ConvLayer(2*nf,2*nf,stride=2), ConvLayer(2*nf,4*nf,stride=2), nn.Flatten(), nn.Linear(64*nf,128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128,n_out))   # knows where things are
 
@@ -45,7 +47,7 @@ def data(task, seed, steps, labeled_target):
     return f(seed, n_steps=max(1, steps//10), labeled_target=labeled_target)
 
 def learner(task, dls, cbs):
-    if task=='digits': return ssl_learner(dls, tiny_cnn(3, nf=16), cbs=cbs, metrics=accuracy)
+    if task=='digits': return ssl_learner(dls, tiny_cnn(3, nf=16), cbs=cbs, metrics=accuracy, splitter=default_split if cbs[0].name=='mcd' else None)
     if task=='figures': return keypoint_learner(dls, tiny_body(), hidden=(64,32), cbs=cbs)
     return ssl_learner(dls, place_cnn(4), cbs=cbs, metrics=mae)
 
@@ -62,10 +64,10 @@ def run(task, method, make, seed, steps, lr):
     learn = learner(task, data(task, seed, steps, method=='target'), [*L(make()), CPUTime()])
     with quiet(learn):
         learn.fit_one_cycle(10, lr)
-        value,seconds = learn.recorder.values[-1][2],learn.cpu_time.s
+        value,ms = learn.recorder.values[-1][2],1000*learn.cpu_time.s/steps
         source = learn.validate(ds_idx=2)[1] if len(learn.dls.loaders)>2 else np.nan
     scale = 1 if task=='shapes' else 100
-    return scale*float(value),scale*float(source),1000*seconds/steps
+    return scale*float(value),scale*float(source),ms
 
 def table(task, df):
     "Mean ± sd of each method"
@@ -83,22 +85,22 @@ def main(
     tasks:str=','.join(candidates), # Which, by comma
     methods:str=None, # Which, by ';'; default: all
     seeds:int=5, # How many, from 0; with --tune 3, from 100
-    steps:int=600, # Steps of training, in ten epochs
+    steps:int=800, # Steps of training, in ten epochs
     csv:str=str(Path(__file__).parent/'adapt.csv'), # Where runs are recorded
     tune:store_true=False # All candidates, on other seeds
 ):
     torch.set_num_threads(1)
-    path = Path(csv); cols = 'task,steps,lr,method,candidate,seed,value,source,ms'.split(',')
+    path = Path(csv); cols = 'task,steps,method,candidate,seed,lr,value,source,ms'.split(',')
     done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=cols)
     for task in tasks.split(','):
-        key,own = [task, steps, rates[task]],candidates[task]
+        key,own = [task, steps],candidates[task]
         todo = [(m,i,s) for s in range(100*tune, 100*tune+(3 if tune else seeds)) for m in (methods.split(';') if methods else own) for i in (range(len(own[m])) if tune else [chosen[task].get(m,0)])]
-        of_task = lambda: done[(done[cols[:3]]==key).all(axis=1)]
+        of_task = lambda: done[(done[cols[:2]]==key).all(axis=1)]
         have = set(map(tuple, of_task()[['method','candidate','seed']].values))
         for m,i,s in todo:
             if (m,i,s) in have: continue
-            r = run(task, m, own[m][i], s, steps, rates[task])
-            done = pd.concat([done, pd.DataFrame([[*key, m, i, s, *r]], columns=cols)], ignore_index=True)
+            r = run(task, m, own[m][i][1], s, steps, own[m][i][0])
+            done = pd.concat([done, pd.DataFrame([[*key, m, i, s, own[m][i][0], *r]], columns=cols)], ignore_index=True)
             done.to_csv(path, index=False)
             print(f'{task}: {m}[{i}] seed {s}: {r[0]:.4g}', flush=True)
         df = of_task()

@@ -105,16 +105,20 @@ def shapes_dls(
     size:int=32, # Side in pixels
     n:int=1000, # Source images, and as many of the target in the pool
     n_test:int=300, # Target images held out, as validation set
+    n_test_source:int=150, # Source images held out: `learn.validate(ds_idx=2)`
     bs:int=32, # Labelled rows of a step
     uratio:int=1, # Target rows for each of them
+    brightness:float=.4, # Of the photographs: the brighter, the further the domains are apart
     labeled_target:bool=False, # Train on the pool's images with their targets instead of on the source? An upper bound
     **kwargs # For `add_unlabeled`
 )->DataLoaders: # Four targets an image, in the order of `shape_factors`
     "Shapes with known place, size and rotation, and other shapes on photographs: as pool, and as validation set"
     rng = np.random.default_rng(seed)
-    y,kind = rng.random((2*n+n_test,4)).astype(np.float32),rng.integers(3, size=2*n+n_test)
+    y,kind = rng.random((2*n+n_test+n_test_source,4)).astype(np.float32),rng.integers(3, size=2*n+n_test+n_test_source)
     X = draw_shapes(y, kind, size)
-    clean,photo = as_rgb(X[:n]),on_photos(X[n:], rng)
-    rows = [*zip(photo if labeled_target else [*clean,*photo[n:]], map(list, y[n:] if labeled_target else [*y[:n],*y[2*n:]]))]
+    src,tgt = as_rgb(X[:n+n_test_source]),on_photos(X[n+n_test_source:], rng, brightness)
+    src,tgt = [[*zip(x, t.tolist())] for x,t in zip((src, tgt), np.split(y, [len(src)]))]
     block = DataBlock((ImageBlock, RegressionBlock(n_out=4)), get_x=ItemGetter(0), get_y=ItemGetter(1), splitter=IndexSplitter(range(n, n+n_test)), batch_tfms=Normalize.from_stats([.4]*3, [.35]*3))
-    return block.dataloaders(rows, bs=bs, val_bs=n_test, num_workers=0).add_unlabeled(list(photo[:n]), uratio=uratio, in_memory=True, **merge(dict(seed=seed), kwargs))
+    dls = block.dataloaders((tgt if labeled_target else src)[:n]+tgt[n:], bs=bs, val_bs=n_test, num_workers=0)
+    dls.loaders.append(dls.test_dl(src[n:], with_labels=True))
+    return dls.add_unlabeled([o[0] for o in tgt[:n]], uratio=uratio, in_memory=True, **merge(dict(seed=seed), kwargs))
