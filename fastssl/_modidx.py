@@ -85,6 +85,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'fastssl.adapt.regda.pose_head': ('adapt.regda.html#pose_head', 'fastssl/adapt/regda.py')},
             'fastssl.adversarial': { 'fastssl.adversarial.AdversarialCallback': ( 'adversarial.html#adversarialcallback',
                                                                                   'fastssl/adversarial.py'),
+                                     'fastssl.adversarial.AdversarialCallback.before_batch': ( 'adversarial.html#adversarialcallback.before_batch',
+                                                                                               'fastssl/adversarial.py'),
                                      'fastssl.adversarial.AdversarialCallback.behind_layer': ( 'adversarial.html#adversarialcallback.behind_layer',
                                                                                                'fastssl/adversarial.py'),
                                      'fastssl.adversarial.AdversarialCallback.by_share': ( 'adversarial.html#adversarialcallback.by_share',

@@ -44,11 +44,12 @@ class AdversarialCallback(SSLCallback):
         super().setup()
         l, = self.driven = (self.layer,)                 # not as an attribute of its own: the layer's state is the model's, not the method's
         l.hi,l.max_iters = self.hi,_parts*self.max_iters if self.by_share else self.max_iters
+    def before_batch(self):
+        if self.by_share: self.driven[0].iter_num.fill_(round(_parts*max(0, self.progress)))
     def stepped(self):
         super().stepped()
         l, = self.driven
         self.log('coeff', l.coeff())
-        if self.by_share: l.iter_num.fill_(round(_parts*self.progress))
-        else: l.step()
+        if not self.by_share: l.step()
 
 _parts = 10**6      # in which a share is counted: the layer's counter is a whole number
