@@ -47,7 +47,7 @@ class PoseResNet2d(MethodModel):
 class RegDACallback(AdversarialCallback):
     "By turns, an adversarial head looks for joints at wrong ones, and the features move to where it does not ([RegDA](https://arxiv.org/abs/2103.06175))"
     views,draws,at_work = (),('weak',),False
-    layer_cls,logs = WarmStartGradientLayer,('max_loss','min_loss','coeff')
+    layer_cls,logs = WarmStartGradientLayer,('disparity_false','disparity_true','coeff')
     def __init__(self,
         source_only:float=.7, # Share of the training on the source alone, before
         margin:float=4., # Weight of the disparity on the source, against that on the target
@@ -75,13 +75,16 @@ class RegDACallback(AdversarialCallback):
     def progress(self)->float: return self.pct_train-self.source_only
     def unsup_loss(self, b): return self.margin*self.disparity(b.l.weak, b.adv.l.weak)
     def steps(self, b):
-        if not self.at_work: return
+        if not self.at_work:
+            for k in self.logs[:2]: self.log(k, math.nan)      # nothing yet
+            return
         net = unwrap(self.learn.model)
-        yield params(net.heads['adv']),'u',partial(self._target_loss, b, 'max')
-        yield params(net.body)+params(net.neck),'u',partial(self._target_loss, b, 'min')
-    def _target_loss(self, b, mode):
+        yield params(net.heads['adv']),'u',partial(self._target_loss, b, 'max', 'disparity_false')
+        yield params(net.body)+params(net.neck),'u',partial(self._target_loss, b, 'min', 'disparity_true')
+    def _target_loss(self, b, mode, name):
         loss = self.disparity(b.u.weak, b.adv.u.weak, mode=mode)
-        self.log(f'{mode}_loss', loss)
+        self.log(name, loss)
         return self.now(self.weight)*loss
     def stepped(self):
         if self.at_work: super().stepped()
+        else: self.log('coeff', 0.)
