@@ -16,6 +16,8 @@ from .step import SSLCallback
 class AdversarialCallback(SSLCallback):
     "Base of methods with a head behind a gradient layer: makes the layer, advances it once a step, shows its coefficient as `coeff`"
     layer_cls,hi,max_iters = WarmStartGradientReverseLayer,.1,.05
+    through_weak = True
+    at_work = True      # is the adversary? If not, the coefficient is 0
     @property
     def logs(self): return *L(super().logs),'coeff'
     def warm_up(self,
@@ -28,7 +30,7 @@ class AdversarialCallback(SSLCallback):
     @property
     def by_share(self)->bool: return isinstance(self.max_iters, float) and self.max_iters<=1
     @property
-    def progress(self)->float: return self.pct_train       # as the layer counts it; less where the head is not at work from the start
+    def progress(self)->float: return self.pct             # of the adversary's work; less where it does not begin at once
     def behind_layer(self,
         head:nn.Module # The adversarial head
     )->nn.Sequential:
@@ -42,13 +44,14 @@ class AdversarialCallback(SSLCallback):
         raise ValueError(f'{type(self).__name__} drives a {self.layer_cls.__name__}, but the model has none: put its adversarial head behind one, or let ssl_learner build it')
     def setup(self):
         super().setup()
-        l, = self.driven = (self.layer,)                 # not as an attribute of its own: the layer's state is the model's, not the method's
-        l.hi,l.max_iters = self.hi,_parts*self.max_iters if self.by_share else self.max_iters
+        self.driven = self.layer,                       # not as an attribute of its own: the layer's state is the model's, not the method's
+    def before_batch(self):
+        l, = self.driven
+        n = self.n_epoch*self.n_iter
+        l.hi,l.max_iters = self.hi*self.at_work,self.max_iters*(n if self.by_share else 1)
+        if self.by_share: l.iter_num.fill_(round(n*max(0, self.progress)))
     def stepped(self):
         super().stepped()
         l, = self.driven
         self.log('coeff', l.coeff())
-        if self.by_share: l.iter_num.fill_(round(_parts*self.progress))
-        else: l.step()
-
-_parts = 10**6      # in which a share is counted: the layer's counter is a whole number
+        if self.at_work and not self.by_share: l.step()

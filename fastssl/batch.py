@@ -76,15 +76,23 @@ class SSLBatch:
         xb:tuple, # Inputs of the labelled rows, as the learner has them
         y, # Their labels
     ):
-        self.hub,self.raw,self.idx,self.y,self.memo = hub,raw,idx,y,{}
+        self.hub,self.raw,self.idx,self.y,self.told = hub,raw,idx,y,False
         me = weakref.proxy(self)                  # no cycle: a batch must go at once, not when the garbage collector comes round
         self.x = Sides(lambda side, view: me._draw(side, view))
         self.x.l.weak = detuplify(plain_xb(xb))
-        self.out = {n:Sides(self._missing) for n in (*hub.outs, *hub.taps)}
-        self.tapped,self.untap = tap(unwrap(hub.model), hub.taps)
-        if hub.taps: weakref.finalize(self, self.untap).atexit = False
+        self.listen()
+
+    def listen(self):
+        "Forget all outputs, and make ready for those of a forward pass"
+        self.memo,self.out = {},{n:Sides(self._missing) for n in (*self.hub.outs, *self.hub.taps)}
         for n,o in self.out.items(): setattr(self, n, o)
         self.u,self.l = self.logits.u,self.logits.l
+        self.tapped,self.untap = tap(unwrap(self.hub.model), self.hub.taps)
+        if self.hub.taps: weakref.finalize(self, self.untap).atexit = False
+    def heard(self):
+        "The forward pass is over"
+        self.untap()
+        self.tapped.clear()
 
     def _draw(self, side, view): return detuplify(plain_xb(self.hub.draw(view, self.raw[side])))
     @staticmethod
@@ -95,7 +103,7 @@ class SSLBatch:
     @property
     def labels(self)->Tensor: return self.y.flatten().long()      # tables have them as a column of small integers
     @property
-    def pct(self)->float: return self.hub.pct_train
+    def pct(self)->float: return self.hub.pct
     @property
     def truth(self):
         labels = vars(self.hub.dls)['unlabeled'].labels
@@ -145,4 +153,4 @@ class SSLBatch:
             if key: self.memo[key] = out
         return out if output is None or isinstance(out, Tensor) else out[self.hub.outs.index(output)]
 
-reserved_names = {o for o in dir(SSLBatch) if not o.startswith('_')} | {'hub','raw','idx','y','memo','x','out','u','l','sup','sizes','groups','tapped','untap'}
+reserved_names = {o for o in dir(SSLBatch) if not o.startswith('_')} | {'hub','raw','idx','y','memo','told','x','out','u','l','sup','sizes','groups','tapped','untap'}

@@ -31,7 +31,8 @@ class StopOnNaN(Callback):
     def before_train(self):
         if not self.on: return
         self.hub = self.unlabeled_batch
-        self.parts = {'sup_loss':'the supervised loss', **{f'{m.name}_loss':f'the loss of {type(m).__name__}' for m in self.hub.methods if m.unsup_loss is not None}}
+        self.parts = {'sup_loss':'the supervised loss', **{f'{m.name}_loss':f'the loss of {type(m).__name__}' for m in self.hub.methods if m.unsup_loss is not None},
+                      **{f'{m.name}_further_loss':f'the loss of a further step of {type(m).__name__}' for m in self.hub.methods if m.steps is not None}}
         self.start,self.seen = {k:len(self.hub.history.get(k, [])) for k in self.parts},0
         model = _copied(self.model.state_dict())
         if self.kept is None or all(v.isfinite().all() for v in model.values() if isinstance(v, Tensor)):

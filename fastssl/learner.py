@@ -17,7 +17,9 @@ def n_channels(
     dls:DataLoaders # Of images
 )->int:
     "Channels of the training images"
-    return dls.train.do_batch([dls.train.do_item(0)])[0].shape[1]
+    x = dls.train.do_batch([dls.train.do_item(0)])[0] if not hasattr(dls.train.dataset, 'cats') else None
+    if not isinstance(x, Tensor) or x.ndim!=4: raise TypeError('the inputs are no images: give a whole network, whose last linear layer is the head')
+    return x.shape[1]
 
 def collect_heads(
     methods, # `SSLCallback`s

@@ -26,7 +26,7 @@ class SSLRecorder(Callback):
         self.names,pool = L(),vars(self.dls).get('unlabeled')
         if not in_fit(self.learn) or not hasattr(self.learn, 'recorder'): return
         ms,known = self.unlabeled_batch.methods,pool is not None and pool.labels is not None
-        logs = L(n for m in ms for n in L(m.logs)).unique().filter(lambda n: known or n!='pseudo_acc')
+        logs = L(n for m in ms for n in L(m.logs)).unique().filter(lambda n: known or n not in ('pseudo_acc','batch_acc'))
         self.names = L(f'{m.name}_loss' for m in ms if m.unsup_loss is not None)+logs
         cols = self.recorder.metric_names
         self.end = len(cols)-self.recorder.add_time
@@ -59,8 +59,8 @@ def plot_ssl(self:Recorder,
     ssl = {k:v for k,v in getattr(self, 'ssl', {}).items() if v}
     if not ssl: raise ValueError('nothing was recorded: add a method to the learner and fit')
     losses = [k for k in ssl if k.endswith('_loss')]
-    rest = sorted(set(ssl)-set(losses), key=lambda k: (k not in ('kept','pseudo_acc'), k))
-    titles = dict(kept='share kept', pseudo_acc='accuracy of those kept')
+    rest = sorted(set(ssl)-set(losses), key=lambda k: (k not in ('kept','pseudo_acc','batch_acc'), k))
+    titles = dict(kept='share kept', pseudo_acc='accuracy of those kept', batch_acc='accuracy on the pool')
     fig,axs = plt.subplots(1, 1+len(rest), figsize=ifnone(figsize, (3.2*(1+len(rest)), 2.6)), squeeze=False, sharex=True, layout='constrained')
     for ax,names in zip(axs[0], [losses, *([k] for k in rest)]):
         for k in names:

@@ -39,6 +39,7 @@ class SSLCallback(Callback):
     unsup_loss = None   # def unsup_loss(self, b): the method
     steps = None        # def steps(self, b): yield (parameters, side, loss): further optimiser steps in this batch, see below
     taps = {}           # outputs of inner modules: name → path in the model; they are `b.<name>`, by side and view, as further outputs are
+    through_weak = False    # does it train through the weak view of the pool? Then `forward='no_grad'` is refused
     networks = 1        # 2: the method trains two networks, and the model is `TwoNetworks`
     edits = ()          # rows that `before_forward` replaces, as 'u.weak' or 'l.weak': another method that reads them is refused
     classes = False     # does it need labels that are classes, one a row?
@@ -59,6 +60,7 @@ class SSLCallback(Callback):
         "What the learner's optimizer shall train beside the model: it joins the last parameter group while an epoch trains"
         return []
     def stepped(self): "Follow the model: the optimiser has made a step in this batch"
+    def ended(self): "The loop over the batches of an epoch is over, also if it was interrupted"
 
     @property
     def n_out(self)->int: return self.n_classes or get_c(self.dls)
@@ -82,11 +84,21 @@ class SSLCallback(Callback):
 
     @property
     def parts(self)->list: return [v for v in vars(self).values() if isinstance(v, Part)]
+    def log_batch_acc(self,
+        b # The batch
+    ):
+        "Record the accuracy on the rows of the pool as they come, where hidden labels are known; once a batch, whichever method asks first"
+        if b.truth is None or b.told: return
+        b.told,known = True,b.truth>=0
+        self.log('batch_acc', ((b.u.weak.detach().argmax(1)==b.truth)&known).sum()/known.sum())
+
+    @property
+    def pct(self)->float: return self.learn.unlabeled_batch.pct       # the share of training done at the start of this batch
     def now(self,
         weight # A number, or a function of the share of training done
     )->float:
         "What `weight` is at this step"
-        return weight(self.pct_train) if callable(weight) else weight
+        return weight(self.pct) if callable(weight) else weight
     def reset(self):
         "Make the state anew at the next fit: after `learn.load`, when a teacher should not remember the weights from before"
         self.ready = None
@@ -188,6 +200,9 @@ def train_only(
         for p in every: p.grad = None
 
 # %% ../nbs/08_step.ipynb #f5b75165
+def _check_number(loss, what):
+    if not isinstance(loss, (Tensor,float,int)) or (isinstance(loss, Tensor) and loss.ndim): raise TypeError(f'{what} returned {"a tensor of shape "+str(tuple(loss.shape)) if isinstance(loss, Tensor) else repr(loss)}: it must be one number')
+
 class _InPlace:
     "The loss function of one step whose supervised loss is a method's; it makes room for the learner's own before it runs"
     def __init__(self, hub): self.hub,self.own = hub,hub.learn.loss_func
@@ -203,6 +218,7 @@ class UnlabeledBatch(Callback):
     epoch_dl = drawn = kept = ms = None
     joined,moments = (),{}
     checked = cancelled = seen = False
+    pct = 0.
     def __init__(self,
         forward:str='joint', # 'joint', 'no_grad' or 'separate'
         auto:bool=False # Brought by a method, and to leave with the last one?
@@ -248,9 +264,12 @@ class UnlabeledBatch(Callback):
         self.epoch_dl = self.learn.dl = EpochDL.create(self.learn.dl, pool, draw=bool(views or draws))
         for m in ms: m.prepare()
         self._join([p for m in ms for p in m.trained()])
-        self.epoch_dl.ended = partial(self._join, ())       # checkpoints, `export`, `lr_find` know the model's parameters only
+        self.epoch_dl.ended = partial(self._ended, ms)
         if hasattr(self.learn, 'lr_finder') and self.kept is None: self.kept = [m.state_dict() for m in ms],pool and pool.pos
 
+    def _ended(self, ms):
+        self._join(())                                      # checkpoints, `export`, `lr_find` know the model's parameters only
+        for m in ms: m.ended()
     def _check(self):
         check_methods(self.ms, self.dls, self.outs)
         if len(self.learn._grab_cbs(UnlabeledBatch))>1: raise ValueError('there are two UnlabeledBatch: remove one of them')
@@ -258,6 +277,8 @@ class UnlabeledBatch(Callback):
         if sup and mix: raise ValueError(f'{type(mix).__name__} mixes labels through the loss function, which {type(sup).__name__} replaces: use one of them')
         if self.learn._grab_cbs(GradientAccumulation) and (several:=first(self.ms, lambda m: m.steps is not None)):
             raise ValueError(f'{type(several).__name__} makes several optimiser steps of a batch, which cannot be accumulated over batches: remove GradientAccumulation')
+        if self.forward=='no_grad' and (m:=first(self.ms, lambda m: m.through_weak)):
+            raise ValueError(f"{type(m).__name__} trains through the weak view of the pool, which has no gradient with forward='no_grad': use 'joint' or 'separate'")
         net = unwrap(self.model)
         for m in self.ms:
             if m.networks==2 and not isinstance(net, TwoNetworks):
@@ -284,7 +305,7 @@ class UnlabeledBatch(Callback):
 
     # ------ in each step
     def before_batch(self):
-        dl,self.cancelled,self.moved = self.epoch_dl,False,False
+        dl,self.cancelled,self.moved,self.pct = self.epoch_dl,False,False,self.pct_train
         *u,idx = to_device(dl.u, self.xb[0].device) if dl.u else (None,)
         dl.b = b = SSLBatch(self, dict(u=u, l=dl.raw), idx, self.xb, detuplify(plain_xb(self.yb)))
         b.y0 = b.y
@@ -311,7 +332,7 @@ class UnlabeledBatch(Callback):
             with torch.set_grad_enabled(self.forward!='no_grad'): b.split(g, self.model(*x))
         self.learn.xb = tuplify(b.x.l.weak)
         if b.y is not b.y0: self.learn.yb = tuplify(b.y)
-        b.untap(); b.tapped.clear()
+        b.heard()
         if self.sup: self.learn.loss_func = _InPlace(self)
 
     def after_loss(self):
@@ -323,7 +344,7 @@ class UnlabeledBatch(Callback):
             for m in self.ms:
                 if m.unsup_loss is None: continue
                 w,loss = m.now(m.weight),m.unsup_loss(b)
-                if not isinstance(loss, (Tensor,float,int)) or (isinstance(loss, Tensor) and loss.ndim): raise TypeError(f'{type(m).__name__}.unsup_loss returned {"a tensor of shape "+str(tuple(loss.shape)) if isinstance(loss, Tensor) else repr(loss)}: it must be one number')
+                _check_number(loss, f'{type(m).__name__}.unsup_loss')
                 if self.forward=='no_grad' and isinstance(loss, Tensor) and not loss.requires_grad:
                     raise ValueError(f"the loss of {type(m).__name__} has no gradient when weak views have none: it cannot be used with forward='no_grad'")
                 self.log(f'{m.name}_loss', loss)
@@ -341,17 +362,24 @@ class UnlabeledBatch(Callback):
         for m in self.ms: m.stepped()
     def _further(self, m):
         "The further optimiser steps of the method `m`"
-        b,own = self.b,[*(('u',v) for v in (L(m.views)+L(m.draws)).unique()), ('l','weak'), *(('l',v) for v in L(m.labeled_views) if v!='weak')]
+        b,total,own = self.b,0.,[*(('u',v) for v in (L(m.views)+L(m.draws)).unique()), ('l','weak'), *(('l',v) for v in L(m.labeled_views) if v!='weak')]
         for parameters,side,loss in m.steps(b):
             parameters,rows = [p for p in parameters if p.requires_grad],[r for r in own if r[0] in side]
             if not rows: raise ValueError(f"{type(m).__name__}.steps: there are no rows on side '{side}': it is 'u', 'l' or 'ul'")
             if not parameters: continue                       # all frozen
             with train_only(parameters, self.opt):
+                b.listen()
                 for g in self._groups(b, rows):
                     with self.amp(): out = self.model(*b.join(g))
                     b.split(g, out)
-                with torch.autocast(self.pred.device.type, enabled=False): self.learn.loss_grad = loss()
-                self.learn._do_grad_opt()
+                b.heard()
+                with torch.autocast(self.pred.device.type, enabled=False): value = loss()
+                _check_number(value, f'a loss of {type(m).__name__}.steps')
+                if not getattr(value, 'requires_grad', False): raise ValueError(f'a loss of {type(m).__name__}.steps does not depend on what shall move in this step')
+                total,self.learn.loss_grad = total+value.detach(),value
+                try: self.learn._do_grad_opt()
+                except CancelBatchException: break            # no further steps of this batch; the main one has been made
+        self.log(f'{m.name}_further_loss', total)
     def after_train(self):
         "Bring what was logged from the device, once an epoch"
         for k,vs in self.pending.items():

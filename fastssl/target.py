@@ -8,9 +8,8 @@ __all__ = ['TargetReport']
 # %% ../nbs/41_target.ipynb #d364ab88
 from fastai.vision.all import *
 from .data import class_vocab
-from .domains import features_seen
+from .domains import outputs_and_features
 from .ema import in_fit
-from .report import predict_pool
 
 # %% ../nbs/41_target.ipynb #1d8c2f2f
 class TargetReport(Callback):
@@ -24,7 +23,7 @@ class TargetReport(Callback):
         self.n = n
     def before_fit(self):
         self.names,pool = L(),vars(self.dls).get('unlabeled')
-        if not in_fit(self.learn) or not hasattr(self.learn, 'recorder'): return
+        if not in_fit(self.learn) or not hasattr(self.learn, 'recorder') or hasattr(self.learn, 'lr_finder'): return
         if pool is None: raise ValueError('TargetReport needs a target, and these data have none: dls.add_unlabeled(items)')
         rows,self.known = np.random.default_rng(0).permutation(pool.n),pool.labels is not None and bool((pool.labels>=0).any())
         if self.known: rows = rows[(pool.labels>=0).cpu().numpy()[rows]]
@@ -36,8 +35,7 @@ class TargetReport(Callback):
     def after_validate(self):
         if not self.names or not in_fit(self.learn): return
         self.recorder.log += L(float('nan'))*(self.end-len(self.recorder.log))      # a cancelled validation leaves its columns out
-        with features_seen(self.learn.model) as seen: p = predict_pool(self.learn, rows=self.rows)
-        if self.names[0]=='target_acc': self.recorder.log.append((p.argmax(1)==self.dls.unlabeled.labels.cpu()[self.rows]).float().mean().item())
-        else:
-            if self.classes: self.recorder.log.append(-torch.special.xlogy(p, p).sum(1).mean().item())
-            self.recorder.log.append(torch.cat(seen).flatten(1).norm(dim=1).mean().item())
+        out,features,_ = outputs_and_features(self.learn, self.dls.pool_dl(rows=self.rows))
+        logp = out.float().log_softmax(1) if self.classes else None
+        value = dict(target_acc=lambda: (out.argmax(1)==self.dls.unlabeled.labels.cpu()[self.rows]).float(), target_entropy=lambda: -(logp.exp()*logp).sum(1), target_norm=lambda: features.norm(dim=1))
+        self.recorder.log += [value[n]().mean().item() for n in self.names]

@@ -118,7 +118,7 @@ def test_no_wait_and_no_loop_over_rows(name, monkeypatch):
                 ops.append(o); return out
             return _f
         learn = learner(cb, mk_dls(uratio=uratio))
-        for k in ('before_forward','unsup_loss','sup_loss','annealed','both_views'):
+        for k in ('before_forward','unsup_loss','sup_loss','annealed','both_views','discrepancy'):
             if getattr(type(cb), k, None) is not None and not isinstance(getattr(type(cb), k), property): setattr(cb, k, counted(getattr(cb, k)))
         fit(learn)
         assert not [o.bad for o in ops if o.bad], ops

@@ -7,7 +7,7 @@ __all__ = ['Block', 'afn_blocks', 'AFNImageClassifier', 'AFNCallback']
 
 # %% ../../nbs/20_adapt.afn.ipynb #dda5f5dc
 from fastai.basics import *
-from ..checks import check_positive, check_weight
+from ..checks import check_count, check_positive, check_share, check_weight
 from ..heads import *
 from ..layers import *
 from ..losses.adapt import AdaptiveFeatureNorm, entropy
@@ -57,7 +57,7 @@ class AFNImageClassifier(MethodModel):
 # %% ../../nbs/20_adapt.afn.ipynb #ca259887
 class AFNCallback(SSLCallback):
     "Larger features, by a step at a time, on both domains ([AFN](https://arxiv.org/abs/1811.07456))"
-    views,classes,logs = ('weak',),True,('norm_source','norm_target','pseudo_acc')
+    views,classes,through_weak,logs = ('weak',),True,True,('norm_source','norm_target','batch_acc')
     def __init__(self,
         delta:float=1., # By how much the norm shall grow in a step; .3 in large trainings
         entropy:float=0., # Weight of the entropy of the target's predictions, relative to `weight` (published for Office-31: 2)
@@ -67,14 +67,13 @@ class AFNCallback(SSLCallback):
         weight=.05 # Of the loss: a number, or a function of the share of training done
     ):
         self.feature_norm,self.entropy,self.weight = AdaptiveFeatureNorm(check_positive(delta, 'delta')),check_weight(entropy, 'entropy'),check_weight(weight)
-        self.num_blocks,self.bottleneck_dim,self.dropout_p = check_positive(num_blocks, 'num_blocks'),bottleneck_dim,dropout_p
+        self.num_blocks,self.bottleneck_dim,self.dropout_p = check_count(num_blocks, 'num_blocks', none=False),check_count(bottleneck_dim, 'bottleneck_dim'),check_share(dropout_p, 'dropout_p', zero=True)
     def heads(self, nf, n_out):
         blocks,head = afn_blocks(nf, n_out, self.num_blocks, self.bottleneck_dim or min(1000, 4*nf), self.dropout_p)
         return dict(neck=nn.Sequential(GlobalPool(), *blocks), main=head, feat=nn.Identity())
     def unsup_loss(self, b):
         source,target,y = b.feat.l.weak,b.feat.u.weak,b.u.weak
         for n,f in (('source',source), ('target',target)): self.log(f'norm_{n}', f.detach().norm(dim=1).mean())
-        labels = y.detach().argmax(1)
-        self.log_pseudo_labels(b, labels, torch.ones_like(labels))
+        self.log_batch_acc(b)
         loss = self.feature_norm(source)+self.feature_norm(target)
         return loss+self.now(self.entropy)*entropy(y.softmax(1), 'mean') if self.entropy else loss

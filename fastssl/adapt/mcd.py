@@ -8,9 +8,10 @@ __all__ = ['ImageClassifierHead', 'MCDImageClassifierHead', 'MCDCallback']
 # %% ../../nbs/20_adapt.mcd.ipynb #980a3fbe
 from fastai.basics import *
 from ..batch import unwrap
-from ..checks import check_positive, check_weight
+from ..checks import check_count, check_weight
 from ..heads import *
 from ..losses.adversarial import classifier_discrepancy, mcd_entropy
+from ..models import features_and_heads
 from ..step import SSLCallback
 
 # %% ../../nbs/20_adapt.mcd.ipynb #f0d1a756
@@ -30,7 +31,8 @@ ImageClassifierHead = MCDImageClassifierHead
 # %% ../../nbs/20_adapt.mcd.ipynb #55f9e311
 class MCDCallback(SSLCallback):
     "Two heads differ on the target as much as they can, the features as little as they can ([MCD](https://arxiv.org/abs/1712.02560))"
-    views,classes,logs = ('weak',),True,('discrepancy','pseudo_acc')
+    views,classes,through_weak,logs = ('weak',),True,True,('discrepancy','batch_acc')
+    own_moms = None
     def __init__(self,
         num_k:int=4, # Steps of the features against the heads, in each batch
         entropy:float=.01, # Weight of the class-balance term
@@ -38,9 +40,9 @@ class MCDCallback(SSLCallback):
         body_mom:float=0., # Momentum (Adam's first β) of the features; None: the optimizer's
         weight=1. # Of the discrepancy: a number, or a function of the share of training done
     ):
-        if num_k!=int(num_k) or num_k<1: raise ValueError(f'num_k={num_k}: must be a whole number, at least 1')
         if body_mom is not None and not 0<=body_mom<1: raise ValueError(f'body_mom={body_mom}: must be at least 0 and less than 1, or None')
-        self.num_k,self.entropy,self.bottleneck_dim,self.body_mom,self.weight = int(num_k),check_weight(entropy, 'entropy'),bottleneck_dim,body_mom,check_weight(weight)
+        self.num_k,self.bottleneck_dim = check_count(num_k, 'num_k', none=False),check_count(bottleneck_dim, 'bottleneck_dim')
+        self.entropy,self.body_mom,self.weight = check_weight(entropy, 'entropy'),body_mom,check_weight(weight)
     def heads(self, nf, n_out):
         dim = self.bottleneck_dim or min(1024, 4*nf)
         return dict(main=MCDImageClassifierHead(nf, n_out, dim), logits2=MCDImageClassifierHead(nf, n_out, dim))
@@ -49,26 +51,25 @@ class MCDCallback(SSLCallback):
         return b.loss(b.l.weak, b.y)+b.loss(b.logits2.l.weak, b.y)+self.now(self.entropy)*balance
     def discrepancy(self, b): return self.now(self.weight)*classifier_discrepancy(b.u.weak.softmax(1), b.logits2.u.weak.softmax(1))
     def steps(self, b):
-        net = unwrap(self.model)
-        heads,labels = params(net.head)+params(net.heads),b.u.weak.detach().argmax(1)
-        self.log_pseudo_labels(b, labels, torch.ones_like(labels))
+        features,heads = features_and_heads(unwrap(self.model))
+        self.log_batch_acc(b)
         yield heads, 'ul', lambda: self.sup_loss(b)-self.discrepancy(b)
         self.log('discrepancy', classifier_discrepancy(b.u.weak.detach().softmax(1), b.logits2.u.weak.detach().softmax(1)))
-        for _ in range(self.num_k): yield params(net.body)+params(net.neck), 'ul', lambda: self.discrepancy(b)
+        for _ in range(self.num_k): yield features, 'ul', lambda: self.discrepancy(b)
 
     # ------ momentum of the features
-    def _groups(self):
-        "For each group of the optimizer: is it of the features?"
-        net = unwrap(self.model)
-        ours = {id(p) for p in params(net.body)+params(net.neck)}
-        return [{id(p) in ours for p in ps} for ps in self.opt.param_lists]
     def before_train(self):
-        if self.body_mom is None: return
-        for i,g in enumerate(self._groups()):
-            if len(g)>1: raise ValueError(f'{type(self).__name__}: group {i} of the optimizer holds features and heads, so that the features cannot have a momentum of their own: pass splitter=default_split to the Learner, or body_mom=None')
+        features = {id(p) for p in features_and_heads(unwrap(self.model), type(self).__name__)[0]}
+        groups = [{id(p) in features for p in ps} for ps in self.opt.param_lists]
+        self.of_features = [g=={True} for g in groups]
+        if self.body_mom is not None and (mixed:=[i for i,g in enumerate(groups) if len(g)>1]):
+            raise ValueError(f'{type(self).__name__}: group {mixed[0]} of the optimizer holds features and heads, so that the features cannot have a momentum of their own: pass splitter=features_and_heads to the learner, or body_mom=None')
     def before_step(self):
-        if self.body_mom is None: return
-        self.own_moms = [h.get('mom') for h in self.opt.hypers]
-        if None not in self.own_moms: self.opt.set_hyper('mom', [self.body_mom if g=={True} else m for g,m in zip(self._groups(), self.own_moms)])
+        moms = [h.get('mom') for h in self.opt.hypers]
+        if self.body_mom is None or None in moms: return
+        self.own_moms = moms
+        self.opt.set_hyper('mom', [self.body_mom if f else m for f,m in zip(self.of_features, moms)])
     def after_step(self):
-        if self.body_mom is not None and None not in self.own_moms: self.opt.set_hyper('mom', self.own_moms)
+        if self.own_moms is not None: self.opt.set_hyper('mom', self.own_moms)
+        self.own_moms = None
+    def ended(self): self.after_step()          # a step that was interrupted

@@ -8,7 +8,7 @@ __all__ = ['mdd_heads', 'MDDImageClassifier', 'regression_head', 'MDDImageRegres
 # %% ../../nbs/20_adapt.mdd.ipynb #fb85e165
 from fastai.basics import *
 from ..adversarial import AdversarialCallback
-from ..checks import check_weight
+from ..checks import check_count, check_weight
 from ..heads import *
 from ..layers import *
 from ..losses.adversarial import ClassificationMarginDisparityDiscrepancy, RegressionMarginDisparityDiscrepancy
@@ -71,7 +71,7 @@ class MDDImageRegressor(MethodModel):
 # %% ../../nbs/20_adapt.mdd.ipynb #cff6987a
 class MDDCallback(AdversarialCallback):
     "The features resist a head that agrees with the main head on the source and disagrees on the target ([MDD](https://arxiv.org/abs/1904.05801))"
-    views,classes,logs = ('weak',),True,('coeff','pseudo_acc')
+    views,classes,logs = ('weak',),True,('coeff','batch_acc')
     def __init__(self,
         margin:float=4., # Weight of the agreement on the source, $\gamma$
         hi:float=.1, # Coefficient of the gradient reversal in the limit
@@ -82,14 +82,13 @@ class MDDCallback(AdversarialCallback):
     ):
         self.mdd = ClassificationMarginDisparityDiscrepancy(check_weight(margin, 'margin'))
         self.warm_up(hi, max_iters)
-        self.bottleneck_dim,self.width,self.weight = bottleneck_dim,width,check_weight(weight)
+        self.bottleneck_dim,self.width,self.weight = check_count(bottleneck_dim, 'bottleneck_dim'),check_count(width, 'width'),check_weight(weight)
     def heads(self, nf, n_out):
         dim = self.bottleneck_dim or min(1024, 4*nf)
         main,adv = mdd_heads(dim, n_out, self.width or dim)
         return dict(neck=nn.Sequential(GlobalPool(), bottleneck(nf, dim)), main=main, adv=self.behind_layer(adv))
     def unsup_loss(self, b):
-        labels = b.u.weak.detach().argmax(1)
-        self.log_pseudo_labels(b, labels, torch.ones_like(labels))
+        self.log_batch_acc(b)
         return -self.mdd(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)
 
 class MDDRegressionCallback(AdversarialCallback):
@@ -106,17 +105,17 @@ class MDDRegressionCallback(AdversarialCallback):
     ):
         self.mdd = RegressionMarginDisparityDiscrepancy(check_weight(margin, 'margin'), loss_function)
         self.warm_up(hi, max_iters)
-        self.bottleneck_dim,self.width,self.weight = bottleneck_dim,width,check_weight(weight)
+        self.bottleneck_dim,self.width,self.weight = check_count(bottleneck_dim, 'bottleneck_dim'),check_count(width, 'width'),check_weight(weight)
     def heads(self, nf, n_out):
         dim = self.bottleneck_dim or min(512, 4*nf)
         main,adv = (regression_head(dim, self.width or dim, n_out) for _ in range(2))
         return dict(neck=nn.Sequential(Maps(), *_conv(nf, dim)), main=main, adv=self.behind_layer(adv))
     def before_train(self): self.looked = False
     def before_forward(self, b):
+        if b.y.ndim==1: b.y = b.y[:,None]                    # one number, as a column
+        if b.y[0].numel()!=self.n_out: raise ValueError(f'{b.y[0].numel()} targets a row, but the model has {self.n_out} outputs: RegressionBlock(n_out={b.y[0].numel()})')
         if not self.looked and not (isinstance(b.y, Tensor) and b.y.is_floating_point() and 0<=b.y.min() and b.y.max()<=1):
             what = f'{b.y.dtype} between {b.y.min():.4g} and {b.y.max():.4g}' if isinstance(b.y, Tensor) else f'a {type(b.y).__name__}'
             raise ValueError(f'{type(self).__name__} predicts numbers in [0, 1], but the targets are {what}: scale them, (y-lo)/(hi-lo) for each factor')
         self.looked = True
-    def unsup_loss(self, b):
-        if b.pred.shape!=b.y.shape and b.pred.numel()!=b.y.numel(): raise ValueError(f'the model predicts {tuple(b.pred.shape)}, but the targets are {tuple(b.y.shape)}: RegressionBlock(n_out={b.y[0].numel()})')
-        return -self.mdd(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)
+    def unsup_loss(self, b): return -self.mdd(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)

@@ -9,12 +9,12 @@ __all__ = ['pose_head', 'PoseResNet2d', 'RegDACallback']
 from fastai.vision.all import *
 from ..adversarial import AdversarialCallback
 from ..batch import unwrap
-from ..checks import check_positive, check_share, check_weight
+from ..checks import check_count, check_positive, check_share, check_weight
 from ..heads import *
-from ..keypoints import KeypointLoss
+from ..keypoints import KeypointLoss, visible_points
 from ..layers import *
 from ..losses.keypoint import FastPseudoLabelGenerator2d, JointsKLLoss, RegressionDisparity
-from ..models import MultiHead
+from ..models import features_and_heads
 
 # %% ../../nbs/20_adapt.regda.ipynb #37d22593
 def pose_head(
@@ -46,8 +46,8 @@ class PoseResNet2d(MethodModel):
 # %% ../../nbs/20_adapt.regda.ipynb #ba2f43d7
 class RegDACallback(AdversarialCallback):
     "By turns, an adversarial head looks for joints at wrong ones, and the features move to where it does not ([RegDA](https://arxiv.org/abs/2103.06175))"
-    views,draws,at_work = (),('weak',),False
-    layer_cls,logs = WarmStartGradientLayer,('max_loss','min_loss','coeff')
+    views,draws,through_weak = (),('weak',),False       # no view of the pool in the main step
+    layer_cls,logs = WarmStartGradientLayer,('disparity_false','disparity_true','coeff')
     def __init__(self,
         source_only:float=.7, # Share of the training on the source alone, before
         margin:float=4., # Weight of the disparity on the source, against that on the target
@@ -60,28 +60,29 @@ class RegDACallback(AdversarialCallback):
         if sigma is not None: check_positive(sigma, 'sigma')
         self.warm_up(hi, max_iters)
         self.source_only,self.margin,self.sigma = check_share(source_only, 'source_only', zero=True),check_weight(margin, 'margin'),sigma
-        self.num_layers,self.weight = num_layers,check_weight(weight)
+        self.num_layers,self.weight = check_count(num_layers, 'num_layers', none=False),check_weight(weight)
     def heads(self, nf, n_out): return dict(adv=self.behind_layer(pose_head(nf, n_out, self.num_layers)))
     def setup(self):
-        loss,net = self.learn.loss_func,unwrap(self.learn.model)
+        loss = self.learn.loss_func
         if not isinstance(loss, KeypointLoss): raise ValueError(f'RegDACallback is for keypoints, but the loss is {loss}: make the labels a KeypointBlock(), and let keypoint_learner build the model')
-        if not isinstance(net, MultiHead): raise ValueError(f'RegDACallback trains body and neck of a model on their own, and {type(net).__name__} has no such parts: let keypoint_learner build it, or use MultiHead(body, neck, head, adv=…)')
+        features_and_heads(unwrap(self.model), type(self).__name__)
         if self.n_out<2: raise ValueError('RegDACallback needs two keypoints at least: what is wrong for one is where the others are')
         super().setup()
         self.disparity = RegressionDisparity(FastPseudoLabelGenerator2d(self.sigma or loss.sigma), JointsKLLoss(epsilon=1e-7))
 
-    def before_forward(self, b): self.at_work = self.pct_train>=self.source_only-1e-6       # here for the whole batch: the share grows before its further steps
     @property
-    def progress(self)->float: return self.pct_train-self.source_only
-    def unsup_loss(self, b): return self.margin*self.disparity(b.l.weak, b.adv.l.weak)
+    def at_work(self)->bool: return self.pct>=self.source_only-1e-6
+    @property
+    def progress(self)->float: return self.pct-self.source_only
+    def unsup_loss(self, b): return self.margin*self.disparity(b.l.weak, b.adv.l.weak, visible_points(b.y))
     def steps(self, b):
-        if not self.at_work: return
-        net = unwrap(self.learn.model)
-        yield params(net.heads['adv']),'u',partial(self._target_loss, b, 'max')
-        yield params(net.body)+params(net.neck),'u',partial(self._target_loss, b, 'min')
-    def _target_loss(self, b, mode):
+        if not self.at_work:
+            for k in self.logs[:2]: self.log(k, math.nan)      # nothing yet
+            return
+        features,_ = features_and_heads(unwrap(self.model))
+        yield params(unwrap(self.model).heads['adv']),'u',partial(self._target_loss, b, 'max', 'disparity_false')
+        yield features,'u',partial(self._target_loss, b, 'min', 'disparity_true')
+    def _target_loss(self, b, mode, name):
         loss = self.disparity(b.u.weak, b.adv.u.weak, mode=mode)
-        self.log(f'{mode}_loss', loss)
+        self.log(name, loss)
         return self.now(self.weight)*loss
-    def stepped(self):
-        if self.at_work: super().stepped()
