@@ -23,6 +23,7 @@ from .augment import *
 from .images import *
 from .loaders import *
 from .views import *
+from .splits import *
 from .data import *
 from .ema import *
 from .batch import *

@@ -9,7 +9,8 @@ __all__ = ['digits_data', 'digits_dls', 'unseen_digits_dls', 'tiny_cnn', 'quiet'
 from fastai.vision.all import *
 from sklearn.datasets import load_digits
 from .augment import RandomCropFlip
-from .data import SSLDataLoaders, few_labels
+from .data import SSLDataLoaders
+from .splits import few_labels
 from .step import Part
 
 # %% ../nbs/09_digits.ipynb #6026ea9f

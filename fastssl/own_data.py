@@ -14,7 +14,8 @@ import fastssl.adapt, fastssl.semi
 from fastai.vision.all import *
 from .augment import RandomCropFlip
 from .checks import check_name, check_positive, check_share
-from .data import ClassSplitter, SSLDataLoaders
+from .data import SSLDataLoaders
+from .splits import ClassSplitter
 from .export import check_writable, plain_bytes
 from .images import OpenImageBlock, UnreadableImage, some_files, unreadable_images
 from .learner import ssl_learner

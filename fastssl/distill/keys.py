@@ -13,7 +13,7 @@ from pathlib import PurePath
 import numpy as np
 import pandas as pd
 from fastai.basics import *
-from ..data import rows_of
+from ..splits import rows_of
 
 # %% ../../nbs/30_distill.keys.ipynb #4a4915f3
 def _hex(o):

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 from fastai.basics import *
 from ..calibration import expected_calibration_error
-from ..data import rows_of
+from ..splits import rows_of
 from .keys import ItemKey, KeyIndex
 from .write import all_logits, read_manifest
 
