@@ -8,7 +8,7 @@ __all__ = ['ImageClassifierHead', 'MCDImageClassifierHead', 'MCDCallback']
 # %% ../../nbs/20_adapt.mcd.ipynb #980a3fbe
 from fastai.basics import *
 from ..batch import unwrap
-from ..checks import check_count, check_weight
+from ..checks import check_count, check_share, check_weight
 from ..heads import *
 from ..losses.adversarial import classifier_discrepancy, mcd_entropy
 from ..models import features_and_heads
@@ -21,9 +21,10 @@ class MCDImageClassifierHead(nn.Sequential):
         in_features:int, # Features that come in
         num_classes:int, # Number of classes
         bottleneck_dim:int=1024, # Hidden features
-        pool_layer:nn.Module=None # Feature maps → vectors; by default the mean over pixels
+        pool_layer:nn.Module=None, # Feature maps → vectors; by default the mean over pixels
+        dropout_p:float=.5 # Probability of dropping a feature
     ):
-        def _layer(ni): return [nn.Dropout(.5), nn.Linear(ni, bottleneck_dim), nn.BatchNorm1d(bottleneck_dim), nn.ReLU()]
+        def _layer(ni): return [nn.Dropout(dropout_p), nn.Linear(ni, bottleneck_dim), nn.BatchNorm1d(bottleneck_dim), nn.ReLU()]
         super().__init__(GlobalPool() if pool_layer is None else pool_layer, *_layer(in_features), *_layer(bottleneck_dim), nn.Linear(bottleneck_dim, num_classes))
 
 ImageClassifierHead = MCDImageClassifierHead
@@ -37,15 +38,16 @@ class MCDCallback(SSLCallback):
         num_k:int=4, # Steps of the features against the heads, in each batch
         entropy:float=.01, # Weight of the class-balance term
         bottleneck_dim:int=None, # Hidden features of the heads; None: 1024, or four times those that they see if that is less
+        dropout_p:float=.5, # Dropout of the heads; less for small bodies
         body_mom:float=0., # Momentum (Adam's first β) of the features; None: the optimizer's
         weight=1. # Of the discrepancy: a number, or a function of the share of training done
     ):
         if body_mom is not None and not 0<=body_mom<1: raise ValueError(f'body_mom={body_mom}: must be at least 0 and less than 1, or None')
-        self.num_k,self.bottleneck_dim = check_count(num_k, 'num_k', none=False),check_count(bottleneck_dim, 'bottleneck_dim')
+        self.num_k,self.bottleneck_dim,self.dropout_p = check_count(num_k, 'num_k', none=False),check_count(bottleneck_dim, 'bottleneck_dim'),check_share(dropout_p, 'dropout_p', zero=True)
         self.entropy,self.body_mom,self.weight = check_weight(entropy, 'entropy'),body_mom,check_weight(weight)
     def heads(self, nf, n_out):
         dim = self.bottleneck_dim or min(1024, 4*nf)
-        return dict(main=MCDImageClassifierHead(nf, n_out, dim), logits2=MCDImageClassifierHead(nf, n_out, dim))
+        return {k:MCDImageClassifierHead(nf, n_out, dim, dropout_p=self.dropout_p) for k in ('main','logits2')}
     def sup_loss(self, b):
         balance = sum(mcd_entropy(o.u.weak.softmax(1)) for o in (b.logits, b.logits2))
         return b.loss(b.l.weak, b.y)+b.loss(b.logits2.l.weak, b.y)+self.now(self.entropy)*balance

@@ -8,7 +8,7 @@ __all__ = ['mdd_heads', 'MDDImageClassifier', 'regression_head', 'MDDImageRegres
 # %% ../../nbs/20_adapt.mdd.ipynb #fb85e165
 from fastai.basics import *
 from ..adversarial import AdversarialCallback
-from ..checks import check_count, check_weight
+from ..checks import check_count, check_share, check_weight
 from ..heads import *
 from ..layers import *
 from ..losses.adversarial import ClassificationMarginDisparityDiscrepancy, RegressionMarginDisparityDiscrepancy
@@ -17,10 +17,11 @@ from ..losses.adversarial import ClassificationMarginDisparityDiscrepancy, Regre
 def mdd_heads(
     nf:int, # Features that both heads see
     num_classes:int, # Number of classes
-    width:int # Hidden features of both
+    width:int, # Hidden features of both
+    p:float=.5 # Dropout
 )->list: # Main head and adversarial head
     "Two heads of one shape"
-    return [init_normal(mlp_head(nf, width, num_classes), .01) for _ in range(2)]
+    return [init_normal(mlp_head(nf, width, num_classes, p), .01) for _ in range(2)]
 
 class MDDImageClassifier(MethodModel):
     "Classifier with a bottleneck, a main head and an adversarial head"
@@ -78,15 +79,17 @@ class MDDCallback(AdversarialCallback):
         max_iters:int|float=.05, # In which it grows to .46 of that: a number of steps, or (a float up to 1) a share of the training
         bottleneck_dim:int=None, # Features that both heads see; None: 1024, or four times those of the body if that is less
         width:int=None, # Hidden features of both heads; None: as many as they see
+        dropout_p:float=.5, # Dropout of bottleneck and heads; less for small bodies
         weight=1. # Of the discrepancy: a number, or a function of the share of training done
     ):
         self.mdd = ClassificationMarginDisparityDiscrepancy(check_weight(margin, 'margin'))
         self.warm_up(hi, max_iters)
+        self.dropout_p = check_share(dropout_p, 'dropout_p', zero=True)
         self.bottleneck_dim,self.width,self.weight = check_count(bottleneck_dim, 'bottleneck_dim'),check_count(width, 'width'),check_weight(weight)
     def heads(self, nf, n_out):
         dim = self.bottleneck_dim or min(1024, 4*nf)
-        main,adv = mdd_heads(dim, n_out, self.width or dim)
-        return dict(neck=nn.Sequential(GlobalPool(), bottleneck(nf, dim)), main=main, adv=self.behind_layer(adv))
+        main,adv = mdd_heads(dim, n_out, self.width or dim, self.dropout_p)
+        return dict(neck=nn.Sequential(GlobalPool(), bottleneck(nf, dim, self.dropout_p)), main=main, adv=self.behind_layer(adv))
     def unsup_loss(self, b):
         self.log_batch_acc(b)
         return -self.mdd(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)
