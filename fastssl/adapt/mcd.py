@@ -38,7 +38,7 @@ class MCDCallback(SSLCallback):
         num_k:int=4, # Steps of the features against the heads, in each batch
         entropy:float=.01, # Weight of the class-balance term
         bottleneck_dim:int=None, # Hidden features of the heads; None: 1024, or four times those that they see if that is less
-        dropout_p:float=.5, # Dropout of the heads; less for small bodies
+        dropout_p:float=.5, # Dropout of the heads
         body_mom:float=0., # Momentum (Adam's first β) of the features; None: the optimizer's
         weight=1. # Of the discrepancy: a number, or a function of the share of training done
     ):

@@ -79,7 +79,7 @@ class MDDCallback(AdversarialCallback):
         max_iters:int|float=.05, # In which it grows to .46 of that: a number of steps, or (a float up to 1) a share of the training
         bottleneck_dim:int=None, # Features that both heads see; None: 1024, or four times those of the body if that is less
         width:int=None, # Hidden features of both heads; None: as many as they see
-        dropout_p:float=.5, # Dropout of bottleneck and heads; less for small bodies
+        dropout_p:float=.5, # Dropout of bottleneck and heads
         weight=1. # Of the discrepancy: a number, or a function of the share of training done
     ):
         self.mdd = ClassificationMarginDisparityDiscrepancy(check_weight(margin, 'margin'))
