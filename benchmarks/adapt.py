@@ -4,11 +4,12 @@
 All methods of a task have the same body and steps, and are reported on target items held out. The controls: `source` alone; `source, joint` forwards the target too, without a loss, so that batch norm sees both domains, and `source, group norm` has none; `source, joint, net of …` is the same on the network of
 that method, bottleneck and dropout included (for `shapes` all are on the network of MDD, whose head ends in a sigmoid); `target` trains on the labels of the pool. Each run appends a line to `--csv`, and a second call goes on where the first stopped. `--tune` runs the candidates of each method on other seeds (100 and up), from which the settings in `chosen`
 were taken: nothing is chosen on the seeds that are reported. Times are CPU times of the fit without validation, one thread, as ratios to `source` of the same seed."""
-import sys, time, warnings
+import sys, warnings
 warnings.filterwarnings('ignore')
 from fastcore.script import call_parse, store_true
 from fastai.vision.all import *
 from fastssl.all import *
+from timing import CPUTime
 
 class Control(SSLCallback):
     "The supervised loss alone: on the network of another method, if `of` is one, and with or without the target in the forward pass"
@@ -57,16 +58,9 @@ def data(task, seed, steps, labeled_target):
     return f(seed, n_steps=max(1, steps//10), labeled_target=labeled_target)
 
 def learner(task, method, dls, cbs):
-    if task=='digits': return ssl_learner(dls, (with_group_norm if 'group norm' in method else noop)(tiny_cnn(3, nf=16)), cbs=cbs, metrics=accuracy, splitter=default_split if cbs[0].name=='mcd' else None)
+    if task=='digits': return ssl_learner(dls, (with_group_norm if 'group norm' in method else noop)(tiny_cnn(3, nf=16)), cbs=cbs, metrics=accuracy)
     if task=='figures': return keypoint_learner(dls, tiny_body(), hidden=(64,32), cbs=cbs)
     return ssl_learner(dls, place_cnn(4), cbs=cbs, metrics=mae)
-
-class CPUTime(Callback):
-    "CPU seconds in training, without validation"
-    order = -100
-    def before_fit(self): self.s = 0.
-    def before_train(self): self.t = time.process_time()
-    def after_train(self): self.s += time.process_time()-self.t
 
 def run(task, method, make, seed, steps, lr):
     "Metric on the target, on held-out source items where there are some, ms a step"

@@ -3,11 +3,12 @@
 `python benchmarks/methods.py` runs scikit-learn's digits (four labels a class, 450 held out, steps of 40 labelled and 160 unlabelled rows, 24,000 parameters); `--images cifar10_train.npz` (JPEG files as `jpeg`, `offset`, `label`, `classes`) or a folder with a folder for each class
 runs 32-pixel images. Each run appends a line to `--csv`, and a second call goes on where the first stopped; the table is printed from that file. `--tune` runs the candidates of each method on other splits (100 and up),
 from which the settings in `chosen` were taken: nothing is chosen on the splits that are reported. Times are CPU times of the whole fit without validation, one thread, as ratios to `supervised` of the same split."""
-import io, sys, time, warnings
+import io, sys, warnings
 warnings.filterwarnings('ignore')
 from fastcore.script import call_parse, store_true
 from fastai.vision.all import *
 from fastssl.all import *
+from timing import CPUTime
 
 ramp = lambda w: SchedRampUp(0., w)
 candidates = dict(
@@ -53,13 +54,6 @@ def image_dls(path, n_per_class, seed, steps, bs=32, uratio=4, n_pool=9000, n_te
     return SSLDataLoaders.from_arrays(X, known, valid=valid, bs=bs, val_bs=500, uratio=uratio, n_steps=steps//10, labels=y[unl], vocab=range(len(classes)), batch_tfms=[RandomCropFlip(), Normalize.from_stats(*cifar_stats)])
 
 def small_resnet(c): return nn.Sequential(ConvLayer(3,16), ResBlock(1,16,16), ResBlock(1,16,32,stride=2), ResBlock(1,32,64,stride=2), ResBlock(1,64,64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64,c))
-
-class CPUTime(Callback):
-    "CPU seconds in training, without validation"
-    order = -100
-    def before_fit(self): self.s = 0.
-    def before_train(self): self.t = time.process_time()
-    def after_train(self): self.s += time.process_time()-self.t
 
 def run(make, images, labels, split, steps, lr):
     "Accuracy in percent, accuracy of the last tenth's pseudo-labels, share kept, ms a step"

@@ -1,6 +1,7 @@
 "Paired timings, for the scripts beside"
 import time
 from statistics import median
+from fastai.callback.core import Callback
 
 def paired(fs, reps, clock=time.process_time, take=median):
     "Milliseconds of each function of `fs`, called in turn `reps` times: the median of CPU time, which other work disturbs less; where the disk takes part, the least by the clock"
@@ -11,3 +12,10 @@ def paired(fs, reps, clock=time.process_time, take=median):
             f()
             if i: times[k].append(1e3*(clock()-start))       # the first round warms up
     return {k:take(v) for k,v in times.items()}
+
+class CPUTime(Callback):
+    "CPU seconds in training, without validation"
+    order = -100
+    def before_fit(self): self.s = 0.
+    def before_train(self): self.t = time.process_time()
+    def after_train(self): self.s += time.process_time()-self.t
