@@ -1,6 +1,6 @@
 """Labelled source, unlabelled target: what each method of adaptation brings over training on the source alone.
 
-`python benchmarks/adapt.py` runs three tasks of `fastssl.photos` and `fastssl.figures`, each from clean drawings to drawings on photographs: `digits` (accuracy), `shapes` (mean absolute error of four factors, each of range 1) and `figures` (PCK).
+`python benchmarks/adapt.py` runs three tasks of `fastssl.samples.photos` and `fastssl.samples.figures`, each from clean drawings to drawings on photographs: `digits` (accuracy), `shapes` (mean absolute error of four factors, each of range 1) and `figures` (PCK).
 All methods of a task have the same body and steps, and are reported on target items held out. The controls: `source` alone; `source, joint` forwards the target too, without a loss, so that batch norm sees both domains, and `source, group norm` has none; `source, joint, net of …` is the same on the network of
 that method, bottleneck and dropout included (for `shapes` all are on the network of MDD, whose head ends in a sigmoid); `target` trains on the labels of the pool. Each run appends a line to `--csv`, and a second call goes on where the first stopped. `--tune` runs the candidates of each method on other seeds (100 and up), from which the settings in `chosen`
 were taken: nothing is chosen on the seeds that are reported. Times are CPU times of the fit without validation, one thread, as ratios to `source` of the same seed."""

@@ -8,7 +8,7 @@ warnings.filterwarnings('ignore')
 from fastcore.script import call_parse
 from timing import paired
 from fastai.vision.all import *
-from fastssl.augment import BatchRandAugment, Cutout, RandomCropFlip
+from fastssl.data.augment import BatchRandAugment, Cutout, RandomCropFlip
 from torchvision.transforms import v2
 
 def ours(size):

@@ -3,7 +3,7 @@ from functools import partial
 import torch
 from fastssl.core import *
 from fastssl.schedules import *
-from fastssl.layers import *
+from fastssl.models.layers import *
 from fastssl.losses.semi import *
 from fastssl.losses.adapt import *
 from fastssl.losses.adversarial import *

@@ -3,7 +3,7 @@ import subprocess, sys, warnings
 import numpy as np, pandas as pd, pytest
 from PIL import Image as PIL
 from helpers import *
-from fastssl.own_data import own_dls, ssl_methods, train_own
+from fastssl.cli.workflow import own_dls, ssl_methods, train_own
 
 rng = np.random.default_rng(0)
 def picture(folder, name='0.png', mode='RGB', size=(20,16), **kw):
@@ -178,7 +178,7 @@ def test_nan_loss(d):
     with pytest.raises(FloatingPointError, match='the supervised loss is'): train(d, lr=1e30)
 
 def test_output_cannot_be_written(d, monkeypatch):
-    monkeypatch.setattr('fastssl.own_data.own_dls', lambda *a, **k: pytest.fail('data were read first'))
+    monkeypatch.setattr('fastssl.cli.workflow.own_dls', lambda *a, **k: pytest.fail('data were read first'))
     (d/'file').write_text('')
     with pytest.raises(OSError, match='m.pkl cannot be written'): train(d, out=d/'file'/'m.pkl')
     with pytest.raises(OSError, match='it is a folder'): train(d, out=d)
