@@ -1,6 +1,6 @@
 """Every method on the same split, steps and network: accuracy, accuracy of its pseudo-labels, cost of a step.
 
-`python benchmarks/methods.py` runs scikit-learn's digits (four labels a class, 450 held out, steps of 40 labelled and 160 unlabelled rows, 24,000 parameters); `--images cifar10_train.npz` (JPEG files as `jpeg`, `offset`, `label`, `classes`) or a folder with a folder for each class
+`python benchmarks/methods.py` runs scikit-learn's digits (four labels a class, 450 held out, steps of 40 labeled and 160 unlabeled rows, 24,000 parameters); `--images cifar10_train.npz` (JPEG files as `jpeg`, `offset`, `label`, `classes`) or a folder with a folder for each class
 runs 32-pixel images. Each run appends a line to `--csv`, and a second call goes on where the first stopped; the table is printed from that file. `--tune` runs the candidates of each method on other splits (100 and up),
 from which the settings in `chosen` were taken: nothing is chosen on the splits that are reported. Times are CPU times of the whole fit without validation, one thread, as ratios to `supervised` of the same split."""
 import io, sys, warnings
@@ -12,13 +12,13 @@ from timing import CPUTime
 
 ramp = lambda w: SchedRampUp(0., w)
 candidates = dict(
-    supervised=[lambda: UnlabeledBatch()],
+    supervised=[lambda: SSLStep()],
     both_views=[lambda: SupStrongCallback()],
-    ema_supervised=[lambda: [UnlabeledBatch(), EMACallback(d)] for d in (.97,.99)],
+    ema_supervised=[lambda: [SSLStep(), EMACallback(d)] for d in (.97,.99)],
     pseudo_label=[lambda t=t, w=w: PseudoLabelCallback(t, w) for t,w in ((.95,1.), (.8,1.), (.95,ramp(1.)))],
     pi_model=[lambda w=w: PiModelCallback(weight=ramp(w)) for w in (1.,5.,20.)],
     mean_teacher=[lambda d=d, w=w: MeanTeacherCallback(d, weight=ramp(w)) for d,w in ((.97,1.), (.97,5.), (.97,20.))],
-    self_ensemble=[lambda d=d, w=w: SelfEnsembleCallback(.8, weight=w, teacher=d) for d,w in ((.97,3.), (.97,10.))],
+    self_ensemble=[lambda d=d, w=w: SelfEnsembleCallback(.8, weight=w, teacher_decay=d) for d,w in ((.97,3.), (.97,10.))],
     vat=[lambda e=e, w=w: VATCallback(e, w) for e,w in ((.1,.3), (.3,1.), (.1,1.))],
     mcc=[lambda t=t, w=w: MCCCallback(t, w) for t,w in ((2.5,1.), (1.,1.), (2.5,ramp(1.)))],
     mixmatch=[lambda w=w: MixMatchCallback(weight=ramp(w)) for w in (1.,5.,20.)],
@@ -26,12 +26,12 @@ candidates = dict(
     fixmatch=[lambda t=t: FixMatchCallback(t) for t in (.8,)],
     flexmatch=[lambda t=t: FlexMatchCallback(t) for t in (.8,.9)],
     freematch=[lambda m=m: FreeMatchCallback(m) for m in (.95,.98)],
-    softmatch=[lambda m=m: SoftMatchCallback(momentum=m) for m in (.95,.98)],
+    softmatch=[lambda m=m: SoftMatchCallback(decay=m) for m in (.95,.98)],
     adamatch=[lambda t=t, m=m: AdaMatchCallback(t, m) for t,m in ((.95,.97), (.9,.97))],
     dash=[lambda w=w, g=g: DashCallback(w, g) for w,g in ((.1,1.27), (.1,1.1))],
     defixmatch=[lambda w=w: DeFixMatchCallback(threshold=.8, weight=w) for w in (.5,1.)],
     dst=[lambda n=n: DSTCallback(.7, max_iters=n) for n in (100,1000)],
-    self_tuning=[lambda m=m, w=w: SelfTuningCallback(momentum=m, weight=w) for m,w in ((.97,1.), (.97,.2))],
+    self_tuning=[lambda m=m, w=w: SelfTuningCallback(decay=m, weight=w) for m,w in ((.97,1.), (.97,.2))],
 )
 chosen = dict(pseudo_label=2, mean_teacher=2, vat=1, mcc=2, mixmatch=1, uda=1, flexmatch=1, freematch=1, dash=1)     # the best mean on splits 100–102 (100–101 for the last three), where it is not the first
 

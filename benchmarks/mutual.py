@@ -1,4 +1,4 @@
-"""Mutual mean-teaching on digits whose classes nobody has labelled: clusters and retrieval, before and after.
+"""Mutual mean-teaching on digits whose classes nobody has labeled: clusters and retrieval, before and after.
 
 `python benchmarks/mutual.py` prints mean ± sd over splits. The digits 0–4 have labels, 5–9 are the pool; each digit lies somewhere on a canvas of 10×10 pixels, so that pixels alone tell little. NMI: 5 clusters of the pool, found by
 k-means in the features, against the digits. mAP: 300 further digits of 5–9, each asking for its like among the others."""
@@ -25,14 +25,14 @@ def run(seed, epochs=24, **kw):
     res,truth = [],tensor([o[1] for o in dls.valid_ds.items])
     for n,fit in ((8, learn.fit), (epochs-8, learn.fit_flat_cos)):
         with quiet(learn): fit(n, 3e-3)
-        res.append(scores(cb.embed(), dls.unlabeled.labels, cb.embed(dls.valid), truth))
+        res.append(scores(cb.embed(), dls.pool.labels, cb.embed(dls.valid), truth))
     return res
 
 def pixels(seed):
     dls = unseen_digits_dls(seed)
     flat = lambda xs: np.stack([np.asarray(x).ravel()/255. for x in xs]).astype(np.float32)
-    x,v = flat(dls.unlabeled.items),flat([o[0] for o in dls.valid_ds.items])
-    return scores(x, dls.unlabeled.labels, tensor(v-x.mean(0)), tensor([o[1] for o in dls.valid_ds.items]))
+    x,v = flat(dls.pool.items),flat([o[0] for o in dls.valid_ds.items])
+    return scores(x, dls.pool.labels, tensor(v-x.mean(0)), tensor([o[1] for o in dls.valid_ds.items]))
 
 @call_parse
 def main(

@@ -52,4 +52,4 @@ def main(
     ms = lambda v: f'{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}' if len(v)>1 else f'{v[0]:.1f}'
     line('', ['teacher', *(f'round {r+1}' for r in range(rounds))])
     for n in [o for o in settings if not only or o in only.split(';')]: line(n, map(ms, np.array([run(n, s, rounds, steps, labels) for s in splits]).T))
-    for n,cb in {'supervised':UnlabeledBatch, 'both views':SupStrongCallback}.items(): line(f'{n}, all steps', [ms([supervised(s, steps*(rounds+1), labels, cb) for s in splits])])
+    for n,cb in {'supervised':SSLStep, 'both views':SupStrongCallback}.items(): line(f'{n}, all steps', [ms([supervised(s, steps*(rounds+1), labels, cb) for s in splits])])

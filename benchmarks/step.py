@@ -1,7 +1,7 @@
 """What a fit step with `FixMatchCallback` costs beside a hand-written PyTorch loop of the same work, and what its parts cost.
 
 `python benchmarks/step.py` prints medians of paired repetitions in one process, on one thread. The hand-written loop draws the same batches by `index_select`, makes the same views, and runs the same
-forward pass, loss and optimiser step; it has no progress bar, no metrics, no schedule."""
+forward pass, loss and optimizer step; it has no progress bar, no metrics, no schedule."""
 import tempfile, warnings
 warnings.filterwarnings('ignore')
 import timm
@@ -16,7 +16,7 @@ def fit_step(name, net, steps, reps):
     "A step of `Learner.fit` against the loop"
     dls = digits_dls(n_steps=steps)
     learn = Learner(dls, net, loss_func=CrossEntropyLossFlat(), cbs=FixMatchCallback(), opt_func=partial(OptimWrapper, opt=torch.optim.SGD))
-    pool,views,raw = dls.unlabeled,dls.views,dls.unlabeled.labeled_rows
+    pool,views,raw = dls.pool,dls.view_maker,dls.pool.labeled_rows
     mine = deepcopy(net).train()
     opt = torch.optim.SGD(mine.parameters(), lr=1e-3)
     plain = lambda t: t.as_subclass(Tensor)
@@ -43,12 +43,12 @@ class Reverse(torch.autograd.Function):
     def backward(ctx, g): return -ctx.c*g, None
 
 def adversarial_step(name, net, steps, reps, several=False):
-    "A step of `Learner.fit` with MDD, or MCD's six optimiser steps, against a loop: 36 rows of each side"
+    "A step of `Learner.fit` with MDD, or MCD's six optimizer steps, against a loop: 36 rows of each side"
     dls = digits_dls(bs=36, uratio=1, n_steps=steps)
     cb = MCDCallback() if several else MDDCallback(max_iters=1000)
     sgd = partial(torch.optim.SGD, momentum=.9)
     learn = ssl_learner(dls, net, cbs=cb, opt_func=partial(OptimWrapper, opt=sgd))
-    pool,views,raw = dls.unlabeled,dls.views,dls.unlabeled.labeled_rows
+    pool,views,raw = dls.pool,dls.view_maker,dls.pool.labeled_rows
     mine = deepcopy(learn.model).train()
     G,H = torch.optim.SGD([*mine.body.parameters(), *mine.neck.parameters()], lr=1e-3, momentum=0. if several else .9),sgd([*mine.head.parameters(), *mine.heads.parameters()], lr=1e-3)
     plain = lambda t: t.as_subclass(Tensor)
@@ -81,7 +81,7 @@ def adversarial_step(name, net, steps, reps, several=False):
         learn.dls.valid.n = 1
         with quiet(learn): learn.fit(1, 1e-3)
     t = paired(dict(ours=fit, loop=mcd_loop if several else mdd_loop), reps)
-    row(f'fit step, {"MCD, six optimiser steps" if several else "MDD"}, {name}', t['ours']/steps, t['loop']/steps)
+    row(f'fit step, {"MCD, six optimizer steps" if several else "MDD"}, {name}', t['ours']/steps, t['loop']/steps)
 
 class Silent(FixMatchCallback):
     "FixMatch that reports nothing"
@@ -110,8 +110,8 @@ def memory(net, size):
             return t
         with quiet(learn), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): learn.fit(1, 1e-3)
         return sum(seen.values())/2**20
-    plain = saved([UnlabeledBatch()])
-    for what,cbs in (('40 labelled rows', [UnlabeledBatch()]), ('40 labelled, 280 strong, 280 weak without gradient', [UnlabeledBatch('no_grad'), FixMatchCallback()]), ('40 labelled, 280 strong, 280 weak', [FixMatchCallback()])):
+    plain = saved([SSLStep()])
+    for what,cbs in (('40 labeled rows', [SSLStep()]), ('40 labeled, 280 strong, 280 weak without gradient', [SSLStep('no_grad'), FixMatchCallback()]), ('40 labeled, 280 strong, 280 weak', [FixMatchCallback()])):
         row(f'MiB kept in a step, {size} px: {what}', saved(cbs), plain)
 
 def ema(net, reps):

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['plain_float32', 'in_float32', 'weighted', 'reduced', 'confident_label', 'pseudo_label', 'sharpen',
-           'soft_cross_entropy', 'class_share', 'last_writer', 'bar_if_slow']
+           'soft_cross_entropy', 'class_share', 'last_writer', 'in_mode', 'bar_if_slow']
 
 # %% ../nbs/00_core.ipynb #b8eef3fd
+from contextlib import contextmanager
 import functools, time
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ def confident_label(
     return labels, (conf>=threshold if inclusive else conf>threshold).to(conf.dtype), conf
 
 def pseudo_label(
-    logits:Tensor, # Predictions `(N, C, …)`, unnormalised
+    logits:Tensor, # Predictions `(N, C, …)`, unnormalized
     threshold, # Least confidence: a number, or a tensor with one value a sample
     T:float=1., # Temperature of the softmax whose maximum is the confidence
     inclusive:bool=False # Does a confidence equal to the threshold count?
@@ -86,11 +87,11 @@ def sharpen(
     p:Tensor, # Probabilities `(N, C)`
     T:float # Temperature: below 1 sharpens, above 1 flattens
 )->Tensor:
-    "`p**(1/T)`, normalised to sum to 1 over dimension 1"
+    "`p**(1/T)`, normalized to sum to 1 over dimension 1"
     return (p.clamp(min=torch.finfo(p.dtype).tiny).log()/check_positive(T, 'T')).softmax(1)
 
 def soft_cross_entropy(
-    logits:Tensor, # Predictions `(N, C)`, unnormalised
+    logits:Tensor, # Predictions `(N, C)`, unnormalized
     q:Tensor # Target probabilities `(N, C)`
 )->Tensor: # Loss of each sample, `(N,)`
     "Cross-entropy of each row against target probabilities: $-\\sum_c q_c \\log\\sigma(\\mathrm{logits})_c$"
@@ -120,6 +121,18 @@ def last_writer(
     return winner, winner==rows
 
 # %% ../nbs/00_core.ipynb #5e91b33b
+@contextmanager
+def in_mode(
+    model:nn.Module, # Any
+    training:bool=False # In training mode, or in evaluation mode?
+):
+    "Inside, `model` is in one mode; afterwards each of its modules is in the mode that it had"
+    modes = [(m, m.training) for m in model.modules()]
+    model.train(training)
+    try: yield model
+    finally:
+        for m,mode in modes: m.training = mode
+
 def bar_if_slow(
     gen, # What to go through
     total:int, # How many there are

@@ -10,7 +10,7 @@ from fastai.vision.all import *
 from fastai.vision.learner import _add_norm
 from .training.ema import EMACallback, copy_model
 from .models.multihead import MultiHead, TwoNetworks, create_backbone, split_classifier
-from .training.step import SSLCallback, SupStrongCallback, UnlabeledBatch, check_methods
+from .training.step import SSLCallback, SupStrongCallback, SSLStep, check_methods
 
 # %% ../nbs/46_learner.ipynb #21e87e2e
 def n_channels(
@@ -43,9 +43,9 @@ def ssl_learner(
     ema=None, # Decay of an `EMACallback` (.999 for runs of 10,000 steps and more, .98–.99 for a few hundred), or one itself; None: none
     pretrained:bool=True, # Start from the architecture's published weights?
     n_out:int=None, # Outputs; default: as many as the data have classes
-    normalize:bool=True, # Add the normalisation of the pretrained weights, if the data have none?
-    forward:str='joint', # How the rows go through the model: 'joint', 'no_grad' or 'separate', see `UnlabeledBatch`
-    sup_strong:float=0., # Weight of the supervised loss on the strong view of the labelled rows
+    normalize:bool=True, # Add the normalization of the pretrained weights, if the data have none?
+    forward:str='joint', # How the rows go through the model: 'joint', 'no_grad' or 'separate', see `SSLStep`
+    sup_strong:float=0., # Weight of the supervised loss on the strong view of the labeled rows
     splitter:Callable=None, # Model → parameter groups; default: the architecture's
     neck:Callable=None, # Number of channels of the body → (module in place of pooling, number of features after it)
     head:Callable=nn.Linear, # Number of features, number of outputs → main head
@@ -55,7 +55,7 @@ def ssl_learner(
     cbs = L(c() if isinstance(c, type) else c for c in L(cbs))
     if sup_strong: cbs.append(SupStrongCallback(sup_strong))
     if ema: cbs.append(ema if isinstance(ema, Callback) else EMACallback(ema))
-    if forward!='joint': cbs = L(UnlabeledBatch(forward))+cbs
+    if forward!='joint': cbs = L(SSLStep(forward))+cbs
     methods = cbs.filter(risinstance(SSLCallback))
     n_out = ifnone(n_out, get_c(dls))
     if not n_out: raise ValueError('the data do not tell the number of classes: pass n_out')

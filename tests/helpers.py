@@ -44,7 +44,7 @@ class Spy(Callback):
     def after_loss(self):
         if self.training: self.losses.append(self.loss.detach().clone())
 class LateSpy(Callback):
-    "Gradients as the optimiser sees them"
+    "Gradients as the optimizer sees them"
     order = 49
     def before_fit(self): self.gs = []
     def before_step(self): self.gs.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.model.parameters()])

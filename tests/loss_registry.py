@@ -66,7 +66,7 @@ losses = dict(
     fixmatch_hard=Case(partial(fixmatch_consistency_loss, p_cutoff=.5), 'logits_w:logits logits_s*:logits'),
     fixmatch_soft=Case(partial(fixmatch_consistency_loss, T=.5, p_cutoff=.5, use_hard_labels=False), 'logits_w:logits logits_s*:logits'),
     defixmatch=Case(partial(defixmatch_objective, p_cutoff=.5), de),
-    defixmatch_soft=Case(partial(defixmatch_objective, p_cutoff=.5, hard_label=False), de, gradcheck=False),                # its weak labelled logits are target and prediction
+    defixmatch_soft=Case(partial(defixmatch_objective, p_cutoff=.5, hard_label=False), de, gradcheck=False),                # its weak labeled logits are target and prediction
     entropy=Case(partial(entropy, reduction='mean'), 'p*:probs'),
     mcc=Case(MinimumClassConfusionLoss(.5), 'logits*:logits', gradcheck=False),                       # its weights are detached
     cc_consistency=Case(CCConsistency(1., .5), 'logits:logits logits_strong*:logits', gradcheck=False),

@@ -38,7 +38,7 @@ def test_no_images(d):
         with pytest.raises(ValueError, match=r'no images in .*none'): own(d, **{k:'none'})
     with pytest.raises(ValueError, match='no images in .*none'): SSLDataLoaders.from_folder(d, train='lab', unlabeled='none', valid_pct=.2)
     with pytest.raises(FileNotFoundError, match='no folder .*nowhere'): own(d, unl='nowhere')
-    with pytest.raises(ValueError, match='no labelled items'): DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=parent_label).ssl_dataloaders(d/'none', [1])
+    with pytest.raises(ValueError, match='no labeled items'): DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=parent_label).ssl_dataloaders(d/'none', [1])
 
 def test_no_class_folders(d):
     with pytest.raises(ValueError, match='one folder a class'): own(d, lab='unl', unl='lab')
@@ -78,7 +78,7 @@ def test_no_image_at_all(d):
     with pytest.raises(UnreadableImage, match=r'notes.png \(.*cannot identify'): own(d)
 
 def test_every_kind_of_image(d):
-    "Grey, two colours, RGBA, palette, 16 bits, CMYK, other sizes: all are three channels of bytes"
+    "Gray, two colors, RGBA, palette, 16 bits, CMYK, other sizes: all are three channels of bytes"
     for i,m in enumerate(('L','1','RGBA','P','LA','I;16')): picture(d/'unl', f'k{i}.png', m); picture(d/'lab'/'b', f'k{i}.png', m, size=(30,40))
     picture(d/'unl', 'c.jpg', 'CMYK')
     x,idx = own(d, bs=6, uratio=3).unlabeled.one_batch()
@@ -100,20 +100,20 @@ def test_sixteen_bits(d):
 def test_leak(d):
     dls = folder_dls(d, seed=0)
     _,msgs = caught(lambda: dls.add_unlabeled([*get_image_files(d/'unl'), *map(str, dls.valid_ds.items[:3])]))
-    assert len(msgs)==1 and msgs[0].startswith('3 of 13 unlabelled items are in the validation set too') and str(dls.valid_ds.items[0]) in msgs[0]
+    assert len(msgs)==1 and msgs[0].startswith('3 of 13 unlabeled items are in the validation set too') and str(dls.valid_ds.items[0]) in msgs[0]
     _,msgs = caught(lambda: dls.add_unlabeled(get_image_files(d/'unl')))
     assert not msgs
     df = pd.DataFrame([(f'lab/{c}/{i}.png', c, i<2) for c in 'ab' for i in range(6)]+[(f'unl/{i}.png', None, False) for i in range(10)]+[('lab/a/0.png', None, False)], columns=['name','label','is_valid'])
     _,msgs = caught(lambda: SSLDataLoaders.from_df(df, d, valid_col='is_valid', item_tfms=Resize(16), num_workers=0))
     assert len(msgs)==1 and msgs[0].startswith('1 of 11')
 
-def test_no_unlabelled_items(d):
-    with pytest.raises(ValueError, match='no unlabelled items'): mk_dls().add_unlabeled([])
-    with pytest.raises(ValueError, match='needs unlabelled items, and these data have none'):
+def test_no_unlabeled_items(d):
+    with pytest.raises(ValueError, match='no unlabeled items'): mk_dls().add_unlabeled([])
+    with pytest.raises(ValueError, match='needs unlabeled items, and these data have none'):
         ssl_learner(ImageDataLoaders.from_folder(d/'lab', valid_pct=.2, item_tfms=Resize(16), num_workers=0), tiny_cnn(3, 2, nf=4), cbs=FixMatchCallback())
-    with pytest.raises(ValueError, match='two folders, of labelled and of unlabelled'): own_dls(d/'lab')
+    with pytest.raises(ValueError, match='two folders, of labeled and of unlabeled'): own_dls(d/'lab')
     pd.DataFrame(dict(f=[f'lab/a/{i}.png' for i in range(6)], y=list('aabbab'))).to_csv(d/'t.csv', index=False)
-    with pytest.raises(ValueError, match='no unlabelled'): own_dls(csv=d/'t.csv', **kw)
+    with pytest.raises(ValueError, match='no unlabeled'): own_dls(csv=d/'t.csv', **kw)
 
 def test_table(d):
     pd.DataFrame(dict(f=['lab/a/0.png','gone.png'], y=['a',None])).to_csv(d/'t.csv', index=False)
@@ -133,7 +133,7 @@ def test_pool_smaller_than_a_batch(d):
     fit(ssl_learner(dls, tiny_cnn(3, 2, nf=4), cbs=FixMatchCallback()))
 
 def test_hidden_labels_of_other_classes(d):
-    with pytest.raises(ValueError, match=r"\['cat'\] are no classes of the labelled data, which are \['a', 'b'\]"): folder_dls(d, labels=lambda f: 'cat')
+    with pytest.raises(ValueError, match=r"\['cat'\] are no classes of the labeled data, which are \['a', 'b'\]"): folder_dls(d, labels=lambda f: 'cat')
     with pytest.raises(ValueError, match='2 hidden labels for 10'): folder_dls(d, labels=['a','b'])
 
 def test_unknown_method(d):

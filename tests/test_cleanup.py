@@ -24,7 +24,7 @@ def settled_files():
     return now,len(multiprocessing.active_children())
 
 def pictures(path):
-    "40 labelled digits in folders, 60 without label, as files: so that workers have something to read"
+    "40 labeled digits in folders, 60 without label, as files: so that workers have something to read"
     X,y = digits_data()
     for i in range(160):
         f = path/('train' if i<80 else 'valid' if i<100 else 'unlabeled')/(str(y[i]) if i<100 else '')/f'{i}.png'
@@ -49,7 +49,7 @@ def test_interrupts(tmp_path, given_to, where, exc):
     assert settled_files()==n_files
     if exc is not CancelFitException:
         assert not hasattr(learn, 'ema') or learn.ema.raw is None
-    if given_to=='fit': assert not hasattr(learn, 'unlabeled_batch') and not hasattr(learn, 'consistent')
+    if given_to=='fit': assert not hasattr(learn, 'ssl_step') and not hasattr(learn, 'consistent')
     w = weights(learn.model)
     fit(learn, cbs=mine() if given_to=='fit' else None)
     assert not torch.equal(weights(learn.model), w)
@@ -88,13 +88,12 @@ def test_the_step_comes_and_goes_with_the_methods():
     before = names()
     a,b = Consistent(),Entropy()
     learn.add_cbs([a, b])
-    company = ['UnlabeledBatch', *(c.__name__ for c in SSLCallback.company.values())]
-    assert {'SSLRecorder','StopOnNaN'}<={*company}
-    assert names()==[*before, *company, 'Consistent', 'Entropy']
-    learn.remove_cb(a); assert names()==[*before, *company, 'Entropy']
+    brought = ['SSLStep','SSLRecorder','StopOnNaN']
+    assert names()==[*before, *brought, 'Consistent', 'Entropy']
+    learn.remove_cb(a); assert names()==[*before, *brought, 'Entropy']
     learn.remove_cb(Entropy); assert names()==before
-    learn.add_cbs([UnlabeledBatch('separate'), a]); learn.remove_cb(a)
-    assert names()==[*before, 'UnlabeledBatch']                             # one that was given stays
+    learn.add_cbs([SSLStep('separate'), a]); learn.remove_cb(a)
+    assert names()==[*before, 'SSLStep']                             # one that was given stays
 
 def test_removed_method_leaves_plain_training():
     plain = fit(mk(dls=mk_dls()))
@@ -103,9 +102,9 @@ def test_removed_method_leaves_plain_training():
 
 def test_no_batch_is_kept():
     learn = fit(mk(Consistent()))
-    hub = learn.unlabeled_batch
-    assert (hub.epoch_dl.b, hub.epoch_dl.u, hub.epoch_dl.raw)==(None, None, None)
-    assert set(hub.__getstate__()) & {'epoch_dl','drawn','pending','kept'}==set()
+    step = learn.ssl_step
+    assert (step.epoch_dl.b, step.epoch_dl.u, step.epoch_dl.raw)==(None, None, None)
+    assert set(step.__getstate__()) & {'epoch_dl','view_maker','pending','saved'}==set()
 
 def test_pool_position_goes_on():
     learn = fit(mk(Consistent()), 2)

@@ -19,7 +19,7 @@ def test_gradient_accumulation_is_the_large_batch():
     close(torch.stack(learn.spy.losses).mean(), loss)
 
 @pytest.mark.parametrize('mix', [MixUp, CutMix])
-def test_mixing_concerns_the_labelled_rows_only(mix):
+def test_mixing_concerns_the_labeled_rows_only(mix):
     class Keep(Callback):
         order = mix.order+1
         def before_batch(self):
@@ -101,7 +101,7 @@ def test_predictions_and_loaders_are_as_before():
     dls = mk_dls()
     learn = fit(mk(Consistent(), dls=dls))
     preds,targs = learn.get_preds(ds_idx=0)
-    assert targs.bincount().tolist()==[4]*10                                # each of the 40 labelled items once
+    assert targs.bincount().tolist()==[4]*10                                # each of the 40 labeled items once
     assert learn.get_preds()[0].shape==(450,10) and len(learn.validate())==2
     item,label = dls.valid_ds.items[0]
     cls,idx,p = learn.predict(item)

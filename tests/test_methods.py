@@ -4,13 +4,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers import *
 from test_compose import CPUAmp
 
+def test_every_registered_method_is_here():
+    "A method that enters the registry is tested by this file"
+    tested = {(m.func if isinstance(m, partial) else type(m()) if not isinstance(m, type) else m) for m in METHODS.values()}
+    assert not {name for name,cls in ssl_methods().items() if cls not in tested}
+
 low = .105         # just above 1/10: an untrained network is sure enough of some rows and not of others
 METHODS = dict(
     pseudo_label = partial(PseudoLabelCallback, low), pi_model = partial(PiModelCallback, weight=1.), mean_teacher = partial(MeanTeacherCallback, .9, weight=1.),
-    self_ensemble = partial(SelfEnsembleCallback, low, teacher=.9), uda = partial(UDACallback, low), uda_tsa = partial(UDACallback, low, tsa='exp'), mcc = MCCCallback,
-    fixmatch = partial(FixMatchCallback, low), fixmatch_aligned = lambda: FixMatchCallback(low, align=DistributionAlignment("labels", .9)), fixmatch_adjusted = lambda: FixMatchCallback(low, adjust=LogitAdjustment(momentum=.9)),
-    fixmatch_teacher = partial(FixMatchCallback, low, teacher=.9), flexmatch = partial(FlexMatchCallback, low), defixmatch = partial(DeFixMatchCallback, threshold=low),
-    freematch = partial(FreeMatchCallback, .9), softmatch = partial(SoftMatchCallback, momentum=.9), adamatch = partial(AdaMatchCallback, .9, momentum=.9), dash = partial(DashCallback, .05, 1.001),
+    self_ensemble = partial(SelfEnsembleCallback, low, teacher_decay=.9), uda = partial(UDACallback, low), uda_tsa = partial(UDACallback, low, tsa='exp'), mcc = MCCCallback,
+    fixmatch = partial(FixMatchCallback, low), fixmatch_aligned = lambda: FixMatchCallback(low, align=DistributionAlignment("labels", .9)), fixmatch_adjusted = lambda: FixMatchCallback(low, adjust=LogitAdjustment(decay=.9)),
+    fixmatch_teacher = partial(FixMatchCallback, low, teacher_decay=.9), flexmatch = partial(FlexMatchCallback, low), defixmatch = partial(DeFixMatchCallback, threshold=low),
+    freematch = partial(FreeMatchCallback, .9), softmatch = partial(SoftMatchCallback, decay=.9), adamatch = partial(AdaMatchCallback, .9, decay=.9), dash = partial(DashCallback, .05, 1.001),
     mutual = partial(MutualMeanTeachingCallback, pretrain=0, decay=.9),
     mixmatch = partial(MixMatchCallback, weight=1.), vat = VATCallback, dst = partial(DSTCallback, low, max_iters=10), self_tuning = partial(SelfTuningCallback, 4, .9, projection_dim=8),
     mdd = partial(MDDCallback, hi=1., max_iters=4), mcd = partial(MCDCallback, num_k=2), afn = partial(AFNCallback, entropy=1., weight=1.),
@@ -34,7 +39,7 @@ def test_the_pool_has_a_gradient(name):
         gs.append(torch.cat([g.flatten() for g in learn.late_spy.gs[-1]])); assert gs[-1].isfinite().all()
     assert (gs[0]-gs[1]).abs().max()>1e-7
 
-sharp = dict(METHODS, flexmatch=partial(FlexMatchCallback, .3), freematch=partial(FreeMatchCallback, .98), softmatch=partial(SoftMatchCallback, momentum=.98), adamatch=partial(AdaMatchCallback, .98, momentum=.98))
+sharp = dict(METHODS, flexmatch=partial(FlexMatchCallback, .3), freematch=partial(FreeMatchCallback, .98), softmatch=partial(SoftMatchCallback, decay=.98), adamatch=partial(AdaMatchCallback, .98, decay=.98))
 @every
 def test_resumes_bit_for_bit(name):
     "With its state a run goes on as if it had not stopped; without it, otherwise"
@@ -56,13 +61,13 @@ def test_resumes_bit_for_bit(name):
 
 @every
 def test_beside_fastai(name):
-    "Gradient accumulation, bf16, MixUp on the labelled rows, or a clear refusal"
+    "Gradient accumulation, bf16, MixUp on the labeled rows, or a clear refusal"
     for cbs in ([GradientAccumulation(20)], [CPUAmp()], [MixUp()], [EMACallback(.9)]):
         learn = learner([METHODS[name](), *cbs])
         if name in replaces_loss and isinstance(cbs[0], MixUp):
             with pytest.raises(ValueError, match='MixUp mixes labels'): fit(learn)
         elif name=='mcd' and isinstance(cbs[0], GradientAccumulation):
-            with pytest.raises(ValueError, match='several optimiser steps'): fit(learn)
+            with pytest.raises(ValueError, match='several optimizer steps'): fit(learn)
         else: assert weights(fit(learn).model).isfinite().all()
 
 @every

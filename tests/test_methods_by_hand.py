@@ -50,7 +50,7 @@ def test_mean_teacher():
     s = Steps(MeanTeacherCallback(.9, weight=1.)); averaged(s.rows)
     s.check(lambda r: ((sm(r.u['weak'])-r.t)**2).sum(1).mean())
 def test_self_ensemble():
-    s = Steps(SelfEnsembleCallback(low, balance=.1, teacher=.9)); averaged(s.rows)
+    s = Steps(SelfEnsembleCallback(low, balance=.1, teacher_decay=.9)); averaged(s.rows)
     def f(r):
         p,k = sm(r.u['weak']),hit(r.t, low); m = p.mean(0)
         return (((p-r.t)**2).sum(1)*k).mean()+.1*k.mean()*-(.1*np.log(m)+.9*np.log(1-m)).mean()
@@ -87,7 +87,7 @@ def test_fixmatch_adjusted():
         nonlocal mean
         mean = .5*mean+.5*sm(r.u['weak']).mean(0); y = r.u['weak']-np.log(mean)
         return (hit(sm(y), low)*ce(r.u['strong']+np.log(mean), y.argmax(1))).mean()
-    Steps(FixMatchCallback(low, adjust=LogitAdjustment(momentum=.5))).check(f)
+    Steps(FixMatchCallback(low, adjust=LogitAdjustment(decay=.5))).check(f)
 
 @pytest.mark.parametrize('warmup', [True, False])
 @pytest.mark.parametrize('mapping,M', [('linear', lambda x: x), ('convex', lambda x: x/(2-x)), ('concave', lambda x: math.log(1+x)/math.log(2))])
@@ -122,7 +122,7 @@ def test_softmatch():
         p = sm(r.u['weak']); mean = .5*mean+.5*p.mean(0); a = N(p*.1/mean).max(1)
         mu,var = .5*mu+.5*a.mean(),.5*var+.5*a.var(ddof=1)
         return (np.exp(-np.minimum(a-mu, 0)**2/(2*var/4))*ce(r.u['strong'], p.argmax(1))).mean()
-    Steps(SoftMatchCallback(momentum=.5)).check(f)
+    Steps(SoftMatchCallback(decay=.5)).check(f)
 
 def test_adamatch():
     goal = mean = np.full(10, .1)
@@ -131,7 +131,7 @@ def test_adamatch():
         p,l = sm(r.u['weak']),sm(r.l); goal,mean = .5*goal+.5*l.mean(0),.5*mean+.5*p.mean(0)
         q = N(p*goal/mean)
         return (hit(q, .9*l.max(1).mean())*ce(r.u['strong'], q.argmax(1))).mean()
-    Steps(AdaMatchCallback(.9, momentum=.5)).check(f)
+    Steps(AdaMatchCallback(.9, decay=.5)).check(f)
 
 def test_dash():
     sup = []

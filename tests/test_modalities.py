@@ -6,7 +6,7 @@ from fastai.tabular.all import TabularDataLoaders, tabular_learner, Categorify
 from fastai.text.all import AWD_LSTM, BaseTokenizer, TextBlock, awd_lstm_clas_config, text_classifier_learner
 
 methods = dict(FixMatch=lambda: FixMatchCallback(.6), UDA=lambda: UDACallback(.6), PseudoLabel=lambda: PseudoLabelCallback(.6), MCC=MCCCallback,
-    Pi=lambda: PiModelCallback(weight=1.), MeanTeacher=lambda: MeanTeacherCallback(weight=1., teacher=.9))
+    Pi=lambda: PiModelCallback(weight=1.), MeanTeacher=lambda: MeanTeacherCallback(weight=1., teacher_decay=.9))
 noise = dict(Pi='pi_model_loss', MeanTeacher='mean_teacher_loss')      # their two views are equal: dropout alone tells them apart
 each_method = pytest.mark.parametrize('method', methods)
 
@@ -67,11 +67,11 @@ kinds = dict(table=table_learner, text=text_learner)
 each_kind = pytest.mark.parametrize('kind', kinds)
 
 class SeeGrads(Callback):
-    "Gradients of the unlabelled loss alone"
+    "Gradients of the unlabeled loss alone"
     order,run_valid = SSLCallback.order+.5,False
     def before_fit(self): self.norms = []
     def after_loss(self):
-        b = self.learn.unlabeled_batch.b
+        b = self.learn.ssl_step.b
         own = self.learn.loss_grad-b.loss(b.pred, b.y)
         ps = [p for p in self.model.parameters() if p.requires_grad]
         self.norms.append(sum(g.norm() for g in torch.autograd.grad(own, ps, retain_graph=True, allow_unused=True) if g is not None).item())
@@ -118,7 +118,7 @@ class Passes(Callback):
     def before_fit(self): self.steps,self.out = [],[]
     def before_batch(self): self.steps.append([]); self.net = copy_model(self.model)
     def after_loss(self):
-        b = self.learn.unlabeled_batch.b
+        b = self.learn.ssl_step.b
         self.out.append((self.net, b.x.l.weak.clone(), b.x.u.weak.clone(), b.x.u.strong.clone(), b.pred.detach(), b.u.weak.detach(), b.u.strong.detach(), self.loss_grad.detach(), b.y))
 def passes(**kw):
     learn = text_learner([FixMatchCallback(.5), Passes()], drop=1e-12, alpha=0, beta=0, ps=[0.], **kw)        # dropout as good as 0, with which fastai's AWD_LSTM does not train

@@ -50,7 +50,7 @@ def modules():
 def test_every_module_imports(name): importlib.import_module(name)
 
 def test_all_has_everything():
-    "`fastssl.all` re-exports every public name of every room, and no name twice with two meanings"
+    "`fastssl.all` re-exports every public name of every module, and no name twice with two meanings"
     import fastssl.all
     seen = {}
     for name in modules():
@@ -61,26 +61,30 @@ def test_all_has_everything():
             assert getattr(fastssl.all, k, None) is getattr(m, k), f'{k} of {name} is not in fastssl.all'
             assert seen.setdefault(k, name)==name, f'{k} is exported by {seen[k]} and {name}'
 
-def test_imports_point_up_the_list():
-    "A notebook imports only rooms of smaller numbers in its exported cells, and no wing another wing"
+def test_imports_point_one_way():
+    "A notebook imports only modules of smaller numbers in its exported cells, and no package of methods another one"
     from fastcore.nbio import read_nb
     number,uses = {},{}
     for nb in (root/'nbs').glob('[0-9]*.ipynb'):
-        room,found = None,set()
+        module,found = None,set()
         for c in read_nb(nb).cells:
             if c.cell_type!='code': continue
             for l in c.source.splitlines():
-                if l.startswith('#| default_exp'): room = l.split()[-1]
+                if l.startswith('#| default_exp'): module = l.split()[-1]
             if '#| export' in c.source:
                 for n in ast.walk(ast.parse(c.source)):
                     if isinstance(n, ast.ImportFrom) and (n.module or '').startswith('fastssl.'): found.add(n.module[8:])
-        number[room],uses[room] = nb.name.split('_')[0],found
+        number[module],uses[module] = nb.name.split('_')[0],found
     assert sorted(number.values())[0]=='00' and len(number)>10
-    for room,found in uses.items():
+    for module,found in uses.items():
         for o in found:
-            assert number[o]<=number[room], f'{room} imports {o}, which comes later'
-            a,b = room.split('.')[0],o.split('.')[0]
-            assert a==b or not {a,b}<={'semi','adapt','distill'}, f'{room} imports {o}: the wings stand side by side'
+            assert number[o]<=number[module], f'{module} imports {o}, which comes later'
+            a,b = module.split('.')[0],o.split('.')[0]
+            assert a==b or not {a,b}<={'semi','adapt','distill'}, f'{module} imports {o}: packages of methods do not import each other'
+    tens = {m.split('.')[0]:set() for m in number if '.' in m}
+    for m,n in number.items():
+        if '.' in m: tens[m.split('.')[0]].add(n[0])
+    for package,ns in tens.items(): assert len(ns)==1, f'the notebooks of {package} have numbers of several tens: {ns}'
 
 def test_sdist_wheel_install(tmp_path):
     new = copy_project(tmp_path/'p')

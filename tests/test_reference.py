@@ -26,23 +26,23 @@ def named(init, **tables):
     return {k: tables[k][v] if k in tables else v for k,v in init.items()}
 
 # Loss and function adapters: `fn` → call of (case's init, case's call, *inputs)
-def by_class(room, name=None, **tables):
-    def _f(fn, init, call, args): return getattr(room_of(room), name or fn)(**named(init, **tables))(*args, **call)
+def by_class(module, name=None, **tables):
+    def _f(fn, init, call, args): return getattr(module_of(module), name or fn)(**named(init, **tables))(*args, **call)
     return _f
-def by_function(room, name=None):
-    def _f(fn, init, call, args): return getattr(room_of(room), name or fn)(*args, **init, **call)
+def by_function(module, name=None):
+    def _f(fn, init, call, args): return getattr(module_of(module), name or fn)(*args, **init, **call)
     return _f
-def room_of(name):
+def module_of(name):
     from importlib import import_module
     return import_module(f'fastssl.{name}')
 
-def _keypoints(fn, init, call, args): return room_of('losses.keypoint').__dict__[fn](**init)(*args, **call)
+def _keypoints(fn, init, call, args): return module_of('losses.keypoint').__dict__[fn](**init)(*args, **call)
 def _regression_disparity(fn, init, call, args):
-    kp,init = room_of('losses.keypoint'),dict(init)
+    kp,init = module_of('losses.keypoint'),dict(init)
     red,crit = init.pop('criterion_reduction'),init.pop('criterion')
     crit = dict(kl_eps1e_7=partial(kp.JointsKLLoss, epsilon=1e-7), mse=kp.JointsMSELoss)[crit.replace('-', '_')](reduction=red)
     return kp.RegressionDisparity(kp.PseudoLabelGenerator2d(**init), crit)(*args, **call)
-def _dropout(fn, init, call, args): return room_of('layers').l2_preserved_dropout(args[0], init['p'], keep=args[1])
+def _dropout(fn, init, call, args): return module_of('models.layers').l2_preserved_dropout(args[0], init['p'], keep=args[1])
 
 adapters = dict(
     ConfidenceBasedSelfTrainingLoss=by_class('losses.semi'), ConsistencyLoss=by_class('losses.semi', distance_measure=distances),
@@ -58,7 +58,7 @@ adapters = dict(
     SoftTripletLoss=by_class('losses.metric'), TripletLoss=by_class('losses.metric'),
     CrossEntropyLossSoft=by_class('losses.distill'), CrossEntropyLossLabelSmooth=by_class('losses.distill'), KnowledgeDistillationLoss=by_class('losses.distill'),
     PseudoLabelGenerator2d=_keypoints, FastPseudoLabelGenerator2d=_keypoints, JointsKLLoss=_keypoints, JointsMSELoss=_keypoints,
-    RegressionDisparity=_regression_disparity, GradientReverse=by_function('layers', 'gradient_reverse'), L2PreservedDropout=_dropout)
+    RegressionDisparity=_regression_disparity, GradientReverse=by_function('models.layers', 'gradient_reverse'), L2PreservedDropout=_dropout)
 
 # Comparison
 def numpy(x): return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
@@ -100,11 +100,11 @@ def run_loss(case):
     for n,g in grads.items(): check_grad(case, f'gradient of {n}', g, case['grads'][n], leaves[n])
 
 # Modules: a small head on an identity backbone
-def _classifier(cls, room, init):
+def _classifier(cls, module, init):
     init = dict(init); backbone = nn.Identity(); backbone.out_features = init.pop('in_features')
-    return getattr(room_of(room), cls)(backbone, pool_layer=nn.Identity(), **init)
-def _mcd(init): return room_of('adapt.mcd').MCDImageClassifierHead(**init, pool_layer=nn.Identity())
-def _pose(init): return room_of('adapt.regda').PoseResNet2d(nn.Identity(), nn.Identity(), **init)
+    return getattr(module_of(module), cls)(backbone, pool_layer=nn.Identity(), **init)
+def _mcd(init): return module_of('adapt.mcd').MCDImageClassifierHead(**init, pool_layer=nn.Identity())
+def _pose(init): return module_of('adapt.regda').PoseResNet2d(nn.Identity(), nn.Identity(), **init)
 models = dict(MDDImageClassifier=partial(_classifier, 'MDDImageClassifier', 'adapt.mdd'), DSTImageClassifier=partial(_classifier, 'DSTImageClassifier', 'semi.dst'),
               MCDImageClassifierHead=_mcd, PoseResNet2d=_pose)
 
@@ -144,7 +144,7 @@ def trace_ema(case):
     student = nn.Linear(n_in, n_out)
     def put(i, w, b): student.weight.data.copy_(load(case, i[w])); student.bias.data.copy_(load(case, i[b]))
     put(case['setup'], 'weight', 'bias')
-    teacher = room_of('ema').EMATeacher(student, case['init']['alpha'])
+    teacher = module_of('training.ema').EMATeacher(student, case['init']['alpha'])
     for s in case['steps']:
         put(s['inputs'], 'student_weight', 'student_bias')
         teacher.set_alpha(s['alpha'])
@@ -162,7 +162,7 @@ class Encoder(nn.Module):
 def trace_self_tuning(case):
     i,new = {k:v for k,v in case['init'].items() if k!='projection_dim'},lambda: Encoder(load(case, case['setup']['proj_weight']), load(case, case['setup']['cls_weight']))
     q = new()
-    m = room_of('semi.self_tuning').SelfTuning(q, new(), **i, projection_dim=case['init']['projection_dim'])
+    m = module_of('semi.self_tuning').SelfTuning(q, new(), **i, projection_dim=case['init']['projection_dim'])
     m.queue.queue_list.copy_(load(case, case['setup']['queue']))
     for s in case['steps']:
         a = s['inputs']
@@ -175,7 +175,7 @@ def trace_self_tuning(case):
         for n,v in res.items(): yield n, v, s
 
 def trace_thresholds(case):
-    m = room_of('semi.flexmatch').DynamicThresholdingModule(**named(case['init'], mapping_func=mappings))
+    m = module_of('semi.flexmatch').DynamicThresholdingModule(**named(case['init'], mapping_func=mappings))
     for s in case['steps']:
         idxes,sel,pl = (load(case, s['inputs'][n]) for n in ('idxes', 'selected_mask', 'pseudo_labels'))
         yield 'threshold', m.get_threshold(pl), s
@@ -184,7 +184,7 @@ def trace_thresholds(case):
         yield 'learned_label', m.net_outputs, s
 
 def trace_warm_start(case):
-    layer = getattr(room_of('layers'), case['fn'])(**case['init'])
+    layer = getattr(module_of('models.layers'), case['fn'])(**case['init'])
     for s in case['steps']:
         yield 'iter_before', layer.iter_num, s
         x = load(case, s['inputs']['x'], True)
@@ -209,7 +209,7 @@ def run_trace(case):
 # Shapes
 def run_shape(case):
     assert case['fn']=='UpsamplingShape'
-    m = room_of('layers').Upsampling(**case['init'])
+    m = module_of('models.layers').Upsampling(**case['init'])
     check(case, 'out_shape', m(torch.zeros(case['in_shape'])).shape, case['outputs']['out_shape'])
     check(case, 'n_params', sum(p.numel() for p in m.parameters() if p.requires_grad), case['outputs']['n_params'])
 

@@ -14,7 +14,7 @@ documented = {
     'losses.metric': dict(SoftTripletLoss=dict(margin=None, normalize_feature=False)),
     'losses.distill': dict(CrossEntropyLoss=dict(), KnowledgeDistillationLoss=dict(T=1., reduction='batchmean')),
     'losses.keypoint': dict(PseudoLabelGenerator2d=dict(num_keypoints=need, height=64, width=64, sigma=2), RegressionDisparity=dict(pseudo_label_generator=need, criterion=need)),
-    'ema': dict(EMATeacher=dict(model=need, alpha=need)),
+    'training.ema': dict(EMATeacher=dict(model=need, alpha=need)),
     'semi.self_tuning': dict(Classifier=dict(backbone=need, num_classes=need, projection_dim=1024, bottleneck_dim=1024, finetune=True, pool_layer=None),
         SelfTuning=dict(encoder_q=need, encoder_k=need, num_classes=need, K=32, m=.999, T=.07)),
     'semi.flexmatch': dict(DynamicThresholdingModule=dict(threshold=need, warmup=need, mapping_func=need, num_classes=need, n_unlabeled_samples=need, device=need)),
@@ -25,10 +25,10 @@ documented = {
         MDDImageRegressor=dict(backbone=need, num_factors=need, bottleneck=None, head=None, adv_head=None, bottleneck_dim=1024, width=1024, finetune=True)),
     'adapt.regda': dict(PoseResNet2d=dict(backbone=need, upsampling=need, feature_dim=need, num_keypoints=need, gl=None, finetune=True, num_head_layers=2))}
 
-@pytest.mark.parametrize('room,name', [(r,n) for r,ns in documented.items() for n in ns])
-def test_signature(room, name):
-    expected = documented[room][name]
-    params = list(inspect.signature(getattr(import_module(f'fastssl.{room}'), name)).parameters.values())
+@pytest.mark.parametrize('module,name', [(r,n) for r,ns in documented.items() for n in ns])
+def test_signature(module, name):
+    expected = documented[module][name]
+    params = list(inspect.signature(getattr(import_module(f'fastssl.{module}'), name)).parameters.values())
     assert [p.name for p in params[:len(expected)]]==list(expected)
     for p in params[:len(expected)]: assert expected[p.name] is need or p.default==expected[p.name], p   # a documented argument may have gained a default
     assert all(p.default is not need for p in params[len(expected):]), 'an argument was added that must be given'

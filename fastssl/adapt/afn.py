@@ -12,6 +12,7 @@ from ..models.heads import *
 from ..models.layers import *
 from ..losses.adapt import AdaptiveFeatureNorm, entropy
 from ..training.step import SSLCallback
+from ..training.registry import register_method
 
 # %% ../../nbs/60_adapt.afn.ipynb #490b4f67
 class Block(nn.Sequential):
@@ -30,7 +31,7 @@ def afn_blocks(
     bottleneck_dim:int, # Features after each block
     dropout_p:float # Probability of dropping a feature
 )->tuple: # List of blocks, head
-    "Blocks and a linear head, initialised as published"
+    "Blocks and a linear head, initialized as published"
     dims = [nf]+[bottleneck_dim]*num_blocks
     blocks,head = [Block(a, b, dropout_p) for a,b in zip(dims, dims[1:])],nn.Linear(dims[-1], num_classes)
     for m in (*nn.Sequential(*blocks).modules(), head):
@@ -55,6 +56,7 @@ class AFNImageClassifier(MethodModel):
         self.finetune = finetune
 
 # %% ../../nbs/60_adapt.afn.ipynb #ca259887
+@register_method('another domain')
 class AFNCallback(SSLCallback):
     "Larger features, by a step at a time, on both domains ([AFN](https://arxiv.org/abs/1811.07456))"
     views,classes,through_weak,logs = ('weak',),True,True,('norm_source','norm_target','batch_acc')

@@ -13,6 +13,7 @@ from ..models.heads import *
 from ..losses.adversarial import classifier_discrepancy, mcd_entropy
 from ..models.multihead import features_and_heads
 from ..training.step import SSLCallback
+from ..training.registry import register_method
 
 # %% ../../nbs/60_adapt.mcd.ipynb #f0d1a756
 class MCDImageClassifierHead(nn.Sequential):
@@ -30,6 +31,7 @@ class MCDImageClassifierHead(nn.Sequential):
 ImageClassifierHead = MCDImageClassifierHead
 
 # %% ../../nbs/60_adapt.mcd.ipynb #55f9e311
+@register_method('another domain')
 class MCDCallback(SSLCallback):
     "Two heads differ on the target as much as they can, the features as little as they can ([MCD](https://arxiv.org/abs/1712.02560))"
     views,classes,through_weak,logs = ('weak',),True,True,('discrepancy','batch_acc')
@@ -74,4 +76,4 @@ class MCDCallback(SSLCallback):
     def after_step(self):
         if self.own_moms is not None: self.opt.set_hyper('mom', self.own_moms)
         self.own_moms = None
-    def ended(self): self.after_step()          # a step that was interrupted
+    def after_epoch_loop(self): self.after_step()          # a step that was interrupted

@@ -12,6 +12,7 @@ from ..checks import check_count, check_share, check_weight
 from ..models.heads import *
 from ..models.layers import *
 from ..losses.adversarial import ClassificationMarginDisparityDiscrepancy, RegressionMarginDisparityDiscrepancy
+from ..training.registry import register_method
 
 # %% ../../nbs/60_adapt.mdd.ipynb #c82e4691
 def mdd_heads(
@@ -70,6 +71,7 @@ class MDDImageRegressor(MethodModel):
         self.finetune = finetune
 
 # %% ../../nbs/60_adapt.mdd.ipynb #cff6987a
+@register_method('another domain')
 class MDDCallback(AdversarialCallback):
     "The features resist a head that agrees with the main head on the source and disagrees on the target ([MDD](https://arxiv.org/abs/1904.05801))"
     views,classes,logs = ('weak',),True,('coeff','batch_acc')
@@ -94,6 +96,7 @@ class MDDCallback(AdversarialCallback):
         self.log_batch_acc(b)
         return -self.mdd(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)
 
+@register_method('another domain', targets='numbers')
 class MDDRegressionCallback(AdversarialCallback):
     "The same for numbers in [0, 1], with the distance of the heads as disparity ([disparity discrepancy](https://arxiv.org/abs/1904.05801))"
     views = 'weak',

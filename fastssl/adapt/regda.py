@@ -15,6 +15,7 @@ from ..data.keypoints import KeypointLoss, visible_points
 from ..models.layers import *
 from ..losses.keypoint import FastPseudoLabelGenerator2d, JointsKLLoss, RegressionDisparity
 from ..models.multihead import features_and_heads
+from ..training.registry import register_method
 
 # %% ../../nbs/60_adapt.regda.ipynb #37d22593
 def pose_head(
@@ -44,9 +45,10 @@ class PoseResNet2d(MethodModel):
         self.finetune = finetune
 
 # %% ../../nbs/60_adapt.regda.ipynb #ba2f43d7
+@register_method('another domain', targets='points')
 class RegDACallback(AdversarialCallback):
     "By turns, an adversarial head looks for joints at wrong ones, and the features move to where it does not ([RegDA](https://arxiv.org/abs/2103.06175))"
-    views,draws,through_weak = (),('weak',),False       # no view of the pool in the main step
+    views,extra_views,through_weak = (),('weak',),False       # no view of the pool in the main step
     layer_cls,logs = WarmStartGradientLayer,('disparity_false','disparity_true','coeff')
     def __init__(self,
         source_only:float=.7, # Share of the training on the source alone, before

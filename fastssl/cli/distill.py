@@ -10,7 +10,8 @@ import warnings
 warnings.filterwarnings('ignore', category=FutureWarning, module='torch')   # of libraries among themselves, nothing that a user of the command can do
 from fastcore.script import CliError, call_parse, is_cli
 from fastai.vision.all import *
-from ..samples.digits import quiet
+import fastssl.all                           # the commands know every method
+from ..training.testing import quiet
 from ..distill.block import SoftCategoryBlock
 from ..distill.callback import norm_stats
 from ..distill.losses import DistillLoss

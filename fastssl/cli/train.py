@@ -10,14 +10,16 @@ import warnings
 warnings.filterwarnings('ignore', category=FutureWarning, module='torch')   # of libraries among themselves, nothing that a user of the command can do
 from fastcore.script import CliError, call_parse, is_cli
 from fastai.vision.all import *
-from ..samples.digits import digits_dls, digits_data, quiet, tiny_cnn
+import fastssl.all                           # the commands know every method
+from ..samples.digits import digits_dls, digits_data
+from ..training.testing import quiet, tiny_cnn
 from ..learner import ssl_learner
 from .workflow import train_own
 from ..semi.fixmatch import FixMatchCallback
-from ..training.step import SupStrongCallback, UnlabeledBatch
+from ..training.step import SupStrongCallback, SSLStep
 
 # %% ../../nbs/91_cli.train.ipynb #362a8ee9
-demo_methods = dict(supervised=lambda: UnlabeledBatch(), both_views=lambda: SupStrongCallback(), FixMatch=lambda: FixMatchCallback(threshold=.8))
+demo_methods = dict(supervised=lambda: SSLStep(), both_views=lambda: SupStrongCallback(), FixMatch=lambda: FixMatchCallback(threshold=.8))
 
 def digits_learner(
     method:str, # One of `demo_methods`
@@ -46,7 +48,7 @@ def _label_spreading(dls):
     from sklearn.semi_supervised import LabelSpreading
     flat = lambda xs: np.stack([np.asarray(x).ravel()/255. for x in xs])
     items = lambda ds: (flat(o[0] for o in ds.items), np.array([o[1] for o in ds.items]))
-    (xl,yl),(xv,yv),xu = items(dls.train_ds),items(dls.valid_ds),flat(dls.unlabeled.items)
+    (xl,yl),(xv,yv),xu = items(dls.train_ds),items(dls.valid_ds),flat(dls.pool.items)
     with np.errstate(invalid='ignore'):     # an item that no label reaches has none
         fit = LabelSpreading(kernel='knn', n_neighbors=7).fit(np.concatenate([xl,xu]), np.concatenate([yl, np.full(len(xu), -1)]))
         pred = fit.predict(xv)
@@ -81,12 +83,12 @@ def _one_line(e):
 def _one_line_warning(message, category, *args, **kwargs):
     if issubclass(category, UserWarning) and not issubclass(category, (FutureWarning,DeprecationWarning)): print(f'fastssl_train: warning: {message}', file=sys.stderr)
 
-@call_parse(pos=['labelled_dir','unlabelled_dir'])
+@call_parse(pos=['labeled_dir','unlabeled_dir'])
 def fastssl_train(
-    labelled_dir:str=None, # Folder of labelled images, one folder a class. Without it: a demonstration on scikit-learn's digits
-    unlabelled_dir:str=None, # Folder of images without labels
+    labeled_dir:str=None, # Folder of labeled images, one folder a class. Without it: a demonstration on scikit-learn's digits
+    unlabeled_dir:str=None, # Folder of images without labels
     csv:str=None, # In place of the folders: a table of file names (first column, relative to it) and labels (second column; empty: without)
-    valid:str=None, # Folder of images to validate on, one folder a class. Without it a share of the labelled ones is taken
+    valid:str=None, # Folder of images to validate on, one folder a class. Without it a share of the labeled ones is taken
     valid_pct:float=.2, # That share, of each class
     method:str='fixmatch', # Method; an unknown name lists those near it
     threshold:float=None, # Least confidence of a pseudo-label, in (0, 1]; default: the method's. Lower it in short runs, to .8
@@ -94,9 +96,9 @@ def fastssl_train(
     no_pretrained:bool=False, # Begin with random weights, not with published ones
     size:int=224, # Side of the images in pixels
     no_flip:bool=False, # Do not mirror images: for digits, letters, signs
-    epochs:int=10, # Passes over the unlabelled images
-    bs:int=16, # Labelled images of a step; less if memory is short
-    uratio:int=7, # Unlabelled images for each of them
+    epochs:int=10, # Passes over the unlabeled images
+    bs:int=16, # Labeled images of a step; less if memory is short
+    uratio:int=7, # Unlabeled images for each of them
     lr:float=1e-3, # Highest learning rate
     ema:float=None, # Average the weights with this decay: .99 for a few hundred steps, .999 for 10,000
     out:str='model.pkl', # The model; beside it go NAME_pseudo_labels.csv and NAME_report.png
@@ -108,12 +110,12 @@ def fastssl_train(
     steps:int=500, # Demonstration: steps of training
     labels:int=4 # Demonstration: labels a class
 ):
-    "Semi-supervised training on folders of images (LABELLED_DIR UNLABELLED_DIR) or a table (--csv); without either, a comparison of methods on scikit-learn's digits"
+    "Semi-supervised training on folders of images (LABELED_DIR UNLABELED_DIR) or a table (--csv); without either, a comparison of methods on scikit-learn's digits"
     try:
-        if labelled_dir is None and csv is None: digits_demo(range(seeds), steps, labels)
+        if labeled_dir is None and csv is None: digits_demo(range(seeds), steps, labels)
         else:
             if is_cli(): warnings.showwarning = _one_line_warning
-            train_own(labelled_dir, unlabelled_dir, csv=csv, valid=valid, valid_pct=valid_pct, method=method, threshold=threshold, arch=arch, pretrained=not no_pretrained,
+            train_own(labeled_dir, unlabeled_dir, csv=csv, valid=valid, valid_pct=valid_pct, method=method, threshold=threshold, arch=arch, pretrained=not no_pretrained,
                       size=size, flip=not no_flip, epochs=epochs, bs=bs, uratio=uratio, lr=lr, ema=ema, out=out, skip_unreadable=skip_unreadable, seed=seed, num_workers=num_workers)
     except Exception as e:
         if debug or not is_cli(): raise

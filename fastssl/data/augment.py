@@ -9,6 +9,7 @@ __all__ = ['BatchRandAugment', 'Cutout', 'RandomCropFlip', 'strong_tfms']
 from functools import lru_cache
 from torch import Tensor
 from fastai.vision.all import *
+from ..checks import check_one_of
 
 # %% ../../nbs/20_data.augment.ipynb #bde05c97
 def _gather(x, idx):
@@ -31,8 +32,8 @@ def _double(x): return x.to(torch.float32 if x.device.type=='mps' else torch.flo
 def _byte(x): return x.clamp(0,255).to(torch.int16).to(torch.uint8)
 
 # %% ../../nbs/20_data.augment.ipynb #2c7947ea
-def _grey(x):
-    "Grey level of each pixel, n×h×w: Pillow's luma for 3 channels, the channel itself for 1, else the rounded mean of the channels"
+def _gray(x):
+    "Gray level of each pixel, n×h×w: Pillow's luma for 3 channels, the channel itself for 1, else the rounded mean of the channels"
     c = x.shape[1]
     if c==1: return x[:,0].int()
     if c==3: return (x[:,0].int()*19595 + x[:,1].int()*38470 + x[:,2].int()*7471 + 2**15) >> 16
@@ -52,7 +53,7 @@ def _equalize(x, v, r):
     return torch.where(step>0, (step//2 + hist.cumsum(2, dtype=torch.int32) - hist)//step.clamp(min=1), r)
 
 def _contrast(x, v, r):
-    mean = (_double(_grey(x).sum((1,2)))/x[0,0].numel() + .5).floor().float().view(-1,1,1)
+    mean = (_double(_gray(x).sum((1,2)))/x[0,0].numel() + .5).floor().float().view(-1,1,1)
     return mean + v*(r-mean)
 
 def _posterize(x, v, r):
@@ -75,7 +76,7 @@ def _blend(d, x, v):
     "`d + v*(x-d)`, clipped: the degenerate image `d` at `v=0`, `x` at 1, beyond it above 1"
     return _byte((x-d).mul_(v.view(-1,1,1,1)).add_(d))
 
-def _color(x, v): return x if x.shape[1]==1 else _blend(_grey(x)[:,None].float(), x.float(), v)
+def _color(x, v): return x if x.shape[1]==1 else _blend(_gray(x)[:,None].float(), x.float(), v)
 
 def _sharpness(x, v):
     i = x.to(torch.int16)
@@ -103,10 +104,10 @@ def _mat(op, v, h, w):
     return m
 
 def _warp(x, m, fill=0):
-    "Images `x` mapped by `m`, nearest neighbour, `fill` where the source lies outside"
+    "Images `x` mapped by `m`, nearest neighbor, `fill` where the source lies outside"
     n,_,h,w = x.shape
     m = m.view(n,2,3).clone()
-    m[...,2] += m[...,:2].sum(-1)/2  # sample at pixel centres
+    m[...,2] += m[...,:2].sum(-1)/2  # sample at pixel centers
     a = (m*65536 + .5).floor().int()
     a[...,2] += 65536                # the frame
     X,Y = (torch.arange(o, device=x.device, dtype=torch.int32) for o in (w,h))
@@ -184,8 +185,8 @@ class BatchRandAugment(_ImagesTransform):
 # %% ../../nbs/20_data.augment.ipynb #d73c57fc
 def _cutout(x, side, cy, cx, fill):
     "Squares of `side` pixels (n) around `cy`,`cx` (n) in `x` replaced by `fill` (n×c×1×1)"
-    def inside(centre, sz):
-        lo,i = (centre-side/2).clamp(min=0).floor()[:,None],torch.arange(sz, device=x.device)
+    def inside(center, sz):
+        lo,i = (center-side/2).clamp(min=0).floor()[:,None],torch.arange(sz, device=x.device)
         return ((i>=lo) & (i<=lo+side[:,None]) & (side[:,None]>0)).to(x.dtype)
     m = inside(cy, x.shape[2])[:,None,:,None] * inside(cx, x.shape[3])[:,None,None]
     return (x*(1-m)).add_(m*fill)
@@ -204,7 +205,7 @@ class Cutout(_ImagesTransform):
     order = Normalize.order-1
     def __init__(self,
         max_size:float=.5, # Largest side, as a fraction of the image's width; the side is uniform between 0 and this
-        fill=(125,123,114), # Level (0–255) or one for each channel, else their mean counts; `None`: each image's own mean colour
+        fill=(125,123,114), # Level (0–255) or one for each channel, else their mean counts; `None`: each image's own mean color
         p:float=1. # Probability, for each image
     ):
         if not (0<max_size<=1 and 0<=p<=1): raise ValueError(f"Cutout takes a max_size in (0,1], a fraction of the width, and p in [0,1], but got {max_size} and {p}")
@@ -252,5 +253,5 @@ def strong_tfms(
 )->list: # `BatchRandAugment` and `Cutout`, for `batch_tfms`
     "Transforms of the strong view: RandAugment, then Cutout of up to half the width"
     ns = dict(fixmatch=2, usb=3)
-    if preset not in ns: raise ValueError(f"strong_tfms has no preset {preset!r}: choose from {list(ns)}")
+    check_one_of(preset, ns, 'preset')
     return [BatchRandAugment(ns[preset], **kwargs), Cutout(.5)]

@@ -16,7 +16,7 @@ class UnreadableImage(OSError): "A file that is no image, or only the beginning 
 
 def open_image(
     fn, # A path; anything else goes to `cls.create` as it is: arrays, tensors, bytes, images
-    cls:type=PILImage # fastai's class: `PILImageBW` for grey images
+    cls:type=PILImage # fastai's class: `PILImageBW` for gray images
 ): # A `cls`
     "The image in the file `fn`, upright, in 8 bits"
     if not isinstance(fn, (str,Path)): return cls.create(fn)
@@ -46,7 +46,7 @@ class OpenImage(Transform):
         return [self.cls.create, ImageOps.exif_transpose, self.cls.create]
 
 def OpenImageBlock(
-    cls:type=PILImage # `PILImageBW` for grey images
+    cls:type=PILImage # `PILImageBW` for gray images
 )->TransformBlock:
     "fastai's `ImageBlock`, with `open_image`"
     return TransformBlock(type_tfms=OpenImage(cls), batch_tfms=IntToFloatTensor)

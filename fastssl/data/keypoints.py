@@ -16,7 +16,7 @@ from ..losses.keypoint import JointsKLLoss, JointsMSELoss, draw_gaussians
 def visible_points(
     points:Tensor # `(N, K, 2)` in [-1, 1]
 )->Tensor: # `(N, K)`, bool
-    "Which points are labelled (not NaN) and inside of the image?"
+    "Which points are labeled (not NaN) and inside of the image?"
     return (points.abs()<=1).all(-1)
 
 def point_maps(
@@ -96,7 +96,7 @@ def _rows(o):
     return np.array([[math.nan]*n if r is None else [math.nan if v is None else v for v in r] for r in o], dtype=np.float32)
 
 class KeypointCreate(Transform):
-    "Points of an image → `TensorPoint`, NaN where one is not labelled"
+    "Points of an image → `TensorPoint`, NaN where one is not labeled"
     def __init__(self,
         c:int=None, # Number of points; default: as many as the first training item has
         **kwargs # For `KeypointLoss`
@@ -107,7 +107,7 @@ class KeypointCreate(Transform):
         for i,o in enumerate(dsets or ()):
             try: seen += int((~self(o).isnan()).all(-1).sum())
             except ValueError as e: raise ValueError(f'{items[i] if is_listy(items) and isinstance(items[i], (str,Path)) else f"item {i}"}: {e}') from None
-        if dsets and not seen: raise ValueError(f'none of {len(dsets)} training items has a labelled point')
+        if dsets and not seen: raise ValueError(f'none of {len(dsets)} training items has a labeled point')
     def __call__(self, o, **kwargs): return self.create(o)             # a tuple of points is one label: a transform would map over it
     def create(self, o):
         what = 'points of an image are rows of x and y, or of x, y and visibility'

@@ -25,7 +25,7 @@ class LabelSplit:
         **info # How it was drawn: kept in the file
     ): self.labeled,self.unlabeled,self.info = L(labeled),L(unlabeled),info
     def __iter__(self): return iter((self.labeled, self.unlabeled))
-    def __repr__(self): return f'LabelSplit({len(self.labeled)} labelled, {len(self.unlabeled)} unlabelled; {", ".join(f"{k}={v}" for k,v in self.info.items())})'
+    def __repr__(self): return f'LabelSplit({len(self.labeled)} labeled, {len(self.unlabeled)} unlabeled; {", ".join(f"{k}={v}" for k,v in self.info.items())})'
 
     def save(self,
         path:str|Path # A json file

@@ -11,14 +11,14 @@ from inspect import signature
 import pandas as pd
 from fastai.vision.all import *
 from .images import OpenImageBlock, some_files, unreadable_images
-from .loaders import RowsDL, UnlabeledDL, batch_transforms, rows_in_memory
+from .loaders import RowsDL, UnlabeledDL, batch_transforms, required_pool, rows_in_memory
 from .splits import ClassSplitter, rows_of
-from .views import Views
+from .views import ViewMaker
 
 # %% ../../nbs/23_data.unlabeled.ipynb #12cc59f5
 def pool_dataset(
     train_ds, # Training set
-    items, # Unlabelled items, as that set's own, without labels
+    items, # Unlabeled items, as that set's own, without labels
     n_inp:int # Parts of a batch that are inputs
 )->tuple: # (dataset, None) or (None, tensors)
     "`items` behind the training transforms of `train_ds`, or as tensors where that set knows no items"
@@ -48,11 +48,11 @@ def hidden_labels(
 )->Tensor: # int64 codes, −1 where not known
     "Codes of the hidden labels, which are used to report only, never to train"
     if callable(labels): labels = [labels(o) for o in rows_of(items)]
-    if len(labels)!=len(items): raise ValueError(f'{len(labels)} hidden labels for {len(items)} unlabelled items')
+    if len(labels)!=len(items): raise ValueError(f'{len(labels)} hidden labels for {len(items)} unlabeled items')
     o2i = None if vocab is None else {v:i for i,v in enumerate(vocab)}
     labels = [None if pd.isna(o) else o for o in labels]
     if o2i and (bad:=sorted({str(o) for o in labels if o is not None and o not in o2i})):
-        raise ValueError(f'hidden labels {bad[:10]} are no classes of the labelled data, which are {list(vocab)}')
+        raise ValueError(f'hidden labels {bad[:10]} are no classes of the labeled data, which are {list(vocab)}')
     return tensor([-1 if o is None else o2i[o] if o2i else int(o) for o in labels])
 
 # %% ../../nbs/23_data.unlabeled.ipynb #ce1c4e85
@@ -67,43 +67,43 @@ def _files(ds, items):
 def _check_labels(dls):
     "Raise an error if there is but one class"
     tfms = getattr(first(reversed(getattr(dls.train.dataset, 'tls', ()))), 'tfms', ())
-    if any(type(f) is Categorize for f in tfms) and len(dls.vocab)<2: raise ValueError(f'all labelled items are of one class, {list(dls.vocab)}: a classifier needs two at least')
+    if any(type(f) is Categorize for f in tfms) and len(dls.vocab)<2: raise ValueError(f'all labeled items are of one class, {list(dls.vocab)}: a classifier needs two at least')
 
 def _check_leak(dls, items):
-    "Warn if unlabelled items are validated on"
+    "Warn if unlabeled items are validated on"
     if len(dls.loaders)<2: return
     valid = set(_files(dls.valid_ds, getattr(dls.valid_ds, 'items', [])))-{None}
     both = [o for o in _files(dls.train_ds, items) if o in valid] if valid else []
-    if both: warn(f'{len(both)} of {len(items)} unlabelled items are in the validation set too ({some_files(both)}): the model learns from them, and validation will look better than it is; leave them out of the pool')
+    if both: warn(f'{len(both)} of {len(items)} unlabeled items are in the validation set too ({some_files(both)}): the model learns from them, and validation will look better than it is; leave them out of the pool')
 
 @patch
 def add_unlabeled(self:DataLoaders,
-    items, # Unlabelled items of the kind the training set was made of: paths, rows of a table, arrays …; or tensors, for a set that knows no items
-    uratio:int=7, # Unlabelled rows for each labelled row of a step
-    bs:int=None, # Unlabelled rows of a step; default: `uratio` times the labelled batch size
+    items, # Unlabeled items of the kind the training set was made of: paths, rows of a table, arrays …; or tensors, for a set that knows no items
+    uratio:int=7, # Unlabeled rows for each labeled row of a step
+    bs:int=None, # Unlabeled rows of a step; default: `uratio` times the labeled batch size
     labels=None, # Hidden labels, one an item or a function of it: to report the accuracy of pseudo-labels, never to train
-    include_labeled:bool=False, # Are the labelled training items part of the pool too, as in the published codebases?
+    include_labeled:bool=False, # Are the labeled training items part of the pool too, as in the published codebases?
     strong=None, # What the view 'strong' adds to the training transforms: transforms, a preset of `strong_tfms`, or a function of the inputs
     weak=None, # What the pool's view 'weak' adds to the training transforms
-    n_steps:int=None, # Steps of an epoch; default: one pass over the pool, or over the labelled items if that is longer
-    in_memory:bool=False, # Decode everything once and keep it as tensors on the device? (centre crops in place of random crops of items)
+    n_steps:int=None, # Steps of an epoch; default: one pass over the pool, or over the labeled items if that is longer
+    in_memory:bool=False, # Decode everything once and keep it as tensors on the device? (center crops in place of random crops of items)
     seed:int=None, # Of the order of the pool; default: drawn from torch's generator
     **views # Further views by name, as `strong`
 )->DataLoaders: # `self`, with the pool as `self.unlabeled`
-    "Add a pool of unlabelled items. A labelled batch larger than the labelled set is cut to its size, so that an epoch has steps."
+    "Add a pool of unlabeled items. A labeled batch larger than the labeled set is cut to its size, so that an epoch has steps."
     train = self.train
     if not isinstance(train, DataLoader): raise TypeError(f'the training loader is a {type(train).__module__}.{type(train).__name__}; make it a fastai DataLoader: DataLoader(dataset, bs=…, shuffle=True)')
-    if len(items)==0: raise ValueError('no unlabelled items: give a list of paths, rows or arrays with at least one')
+    if len(items)==0: raise ValueError('no unlabeled items: give a list of paths, rows or arrays with at least one')
     for k,v in dict(uratio=uratio, bs=bs, n_steps=n_steps).items():
         if v is not None and v<1: raise ValueError(f'{k}={v}: must be at least 1')
-    Views([], **{k:v for k,v in dict(strong=strong, weak=weak, **views).items() if v is not None})      # says what is wrong with them
+    ViewMaker([], **{k:v for k,v in dict(strong=strong, weak=weak, **views).items() if v is not None})      # says what is wrong with them
     _check_labels(self)
     _check_leak(self, items)
     train_ds = train.dataset
     table = hasattr(train_ds, 'cats')
     if include_labeled:
         if not hasattr(train_ds, 'items'): raise ValueError('include_labeled: the training set has no `items` to add; add their inputs to the pool yourself')
-        if not table and isinstance(items, pd.DataFrame)!=isinstance(train_ds.items, pd.DataFrame): raise ValueError(f'include_labeled: the training items are a {type(train_ds.items).__name__}, the unlabelled ones a {type(items).__name__}')
+        if not table and isinstance(items, pd.DataFrame)!=isinstance(train_ds.items, pd.DataFrame): raise ValueError(f'include_labeled: the training items are a {type(train_ds.items).__name__}, the unlabeled ones a {type(items).__name__}')
         if labels is not None: labels = [*(map(labels, rows_of(items)) if callable(labels) else labels), *([None]*len(train_ds))]
     n_inp = getattr(train, 'n_inp', 1)
     both = items if table or not include_labeled else pd.concat([items, train_ds.items]) if isinstance(items, pd.DataFrame) else [*items, *train_ds.items]
@@ -111,7 +111,7 @@ def add_unlabeled(self:DataLoaders,
     if include_labeled and table: tensors = tuple(map(torch.cat, zip(tensors, rows_in_memory(train)[:n_inp])))   # those are processed already
     if in_memory and tensors is None: tensors = rows_in_memory(train, ds)
     pool = UnlabeledDL.create(train, ds, tensors, ifnone(bs, int(uratio*min(train.bs, train.n))), n_steps, ifnone(seed, int(torch.randint(2**31, (1,)))))
-    pool.items,pool.views = both,dict(strong=strong, weak=weak, **views)
+    pool.items,pool.view_tfms = both,dict(strong=strong, weak=weak, **views)
     pool.labels = None if labels is None else hidden_labels(labels, rows_of(both)+[None]*(pool.n-len(both)), class_vocab(self))
     pool.labeled_rows = rows_in_memory(train) if in_memory or table else None
     pool.to(self.device)
@@ -127,14 +127,13 @@ def show_views(self:DataLoaders,
     figsize:tuple=None # Inches; default: 1.6 an image
 ):
     "Draw `n` images of the pool in each of the views"
-    pool,views,names = vars(self).get('unlabeled'),self.views,L(names)
-    if pool is None: raise ValueError('these data have no unlabelled items: dls.add_unlabeled(items)')
+    pool,views,names = required_pool(self, 'show_views'),self.view_maker,L(names)
     raw = pool.fetch(pool.stream(pool.pos*pool.bs, n))
     fig,axs = plt.subplots(n, len(names), figsize=ifnone(figsize, (1.6*len(names), 1.6*n)), squeeze=False)
     for j,name in enumerate(names):
         views.check(name, 'show_views')
         xb = views(name, raw)
-        x = to_cpu(xb[0] if Views.kind(name)=='raw' else Pipeline(views.tfms).decode(xb)[0])
+        x = to_cpu(xb[0] if ViewMaker.kind(name)=='raw' else Pipeline(views.tfms).decode(xb)[0])
         if not hasattr(x, 'show'): raise TypeError(f'show_views draws images, but the inputs are a {type(x).__name__}')
         for i in range(n): x[i].show(ctx=axs[i,j], title=name if i==0 else None)
     plt.tight_layout()
@@ -162,14 +161,13 @@ def _rows_dl(dls, ds, tensors, rows, fn):
 
 @patch
 def pool_dl(self:DataLoaders,
-    view:str='valid', # 'valid': with the transforms of validation; or a view of `dls.views`, 'weak' …
+    view:str='valid', # 'valid': with the transforms of validation; or a view of `dls.view_maker`, 'weak' …
     rows=None, # Indices into the pool; default: all of them
     pool:UnlabeledDL=None # Another pool; default: the one of these data
 )->RowsDL: # Batches of inputs
     "A loader of the pool's items, each once, in order"
-    pool = vars(self).get('unlabeled') if pool is None else pool
-    if pool is None: raise ValueError('these data have no unlabelled items: dls.add_unlabeled(items)')
-    valid,mem,views = view=='valid',pool.tensors is not None,self.views
+    if pool is None: pool = required_pool(self, 'pool_dl')
+    valid,mem,views = view=='valid',pool.tensors is not None,self.view_maker
     if not valid: views.check(view, 'pool_dl')
     fn = Pipeline(batch_transforms(self.valid), split_idx=1) if valid else partial(views, view)
     ds = test_set(self.train.dataset, pool.items) if valid and not mem else pool.dataset
@@ -179,8 +177,8 @@ def pool_dl(self:DataLoaders,
 def labeled_dl(self:DataLoaders,
     rows=None # Indices into the training set; default: all of it
 )->RowsDL: # Batches of inputs and targets
-    "A loader of the labelled training items with the transforms of validation, each once, in order"
-    train,pool = self.train,vars(self).get('unlabeled')
+    "A loader of the labeled training items with the transforms of validation, each once, in order"
+    train,pool = self.train,self.pool
     mem = pool.labeled_rows if pool is not None else None
     if mem is None and hasattr(train.dataset, 'cats'): mem = rows_in_memory(train)
     return _rows_dl(self, _AsValid(train.dataset), mem, range(train.n) if rows is None else rows, Pipeline(batch_transforms(self.valid), split_idx=1))
@@ -192,20 +190,20 @@ _ssl_names = [k for k in signature(DataLoaders.add_unlabeled).parameters if k no
 @delegates(DataLoaders.add_unlabeled, but='bs')
 def ssl_dataloaders(self:DataBlock,
     source, # What the block makes its items of
-    unlabeled, # Unlabelled items; or a function: item → is it without a label?
+    unlabeled, # Unlabeled items; or a function: item → is it without a label?
     path='.', # Where models are kept
-    **kwargs # For `add_unlabeled`; all others (`bs` of the labelled side, `num_workers` …) for `dataloaders`
+    **kwargs # For `add_unlabeled`; all others (`bs` of the labeled side, `num_workers` …) for `dataloaders`
 )->DataLoaders: # With the pool as `unlabeled`
-    "`dataloaders` of the labelled items, with the unlabelled ones as their pool; the validation set is drawn of labelled items"
+    "`dataloaders` of the labeled items, with the unlabeled ones as their pool; the validation set is drawn of labeled items"
     ssl = {k:kwargs.pop(k) for k in _ssl_names if k in kwargs}
     items = (self.get_items or noop)(source)
-    if len(items)==0: raise ValueError(f'no labelled items in {source if isinstance(source, (str,Path)) else "the source"}')
+    if len(items)==0: raise ValueError(f'no labeled items in {source if isinstance(source, (str,Path)) else "the source"}')
     block = copy(self)
     block.get_items = None
     if not callable(unlabeled): return block.dataloaders(items, path=path, **kwargs).add_unlabeled(unlabeled, **ssl)
     mask = np.array([bool(unlabeled(o)) for o in rows_of(items)])
     pick = lambda m: items[m] if isinstance(items, pd.DataFrame) else L(items)[np.flatnonzero(m).tolist()]
-    if mask.all(): raise ValueError('every item is unlabelled: some labels are needed')
+    if mask.all(): raise ValueError('every item is unlabeled: some labels are needed')
     return block.dataloaders(pick(~mask), path=path, **kwargs).add_unlabeled(pick(mask), **ssl)
 
 # %% ../../nbs/23_data.unlabeled.ipynb #b22a445a
@@ -215,13 +213,13 @@ def _unreadable(*lists):
     return bad
 
 class SSLDataLoaders(DataLoaders):
-    "Constructors of `DataLoaders` with a pool of unlabelled items"
+    "Constructors of `DataLoaders` with a pool of unlabeled items"
 
     @classmethod
     @delegates(DataBlock.ssl_dataloaders)
     def from_folder(cls,
         path:str|Path, # The folder that holds the others
-        train:str='train', # Its folder of labelled images, one folder a class
+        train:str='train', # Its folder of labeled images, one folder a class
         valid:str='valid', # Its folder of validation images, likewise
         unlabeled='unlabeled', # Its folder, or folders, of images without labels
         valid_pct:float=None, # Draw the validation images from `train` instead: this share of them, of each class
@@ -229,13 +227,13 @@ class SSLDataLoaders(DataLoaders):
         vocab:list=None, # Classes; default: the names found
         item_tfms=None, # As in fastai
         batch_tfms=None, # As in fastai: they are the weak view
-        img_cls=PILImage, # `PILImageBW` for grey images
+        img_cls=PILImage, # `PILImageBW` for gray images
         **kwargs
     ):
         "Images in folders"
         path,has_valid = Path(path),valid_pct is None
         for o in (train, *((valid,) if has_valid else ()), *L(unlabeled)):
-            if not (path/o).is_dir(): raise FileNotFoundError(f"there is no folder '{o}' in {path}" + (': give `valid_pct` to draw a validation set from the labelled images' if o==valid else ''))
+            if not (path/o).is_dir(): raise FileNotFoundError(f"there is no folder '{o}' in {path}" + (': give `valid_pct` to draw a validation set from the labeled images' if o==valid else ''))
             if not get_image_files(path/o): raise ValueError(f"no images in {path/o}")
         block = DataBlock((OpenImageBlock(img_cls), CategoryBlock(vocab)), get_y=parent_label, item_tfms=item_tfms, batch_tfms=batch_tfms,
             splitter=GrandparentSplitter(train, valid) if has_valid else ClassSplitter(valid_pct, seed=kwargs.get('seed')))
@@ -254,19 +252,19 @@ class SSLDataLoaders(DataLoaders):
         label_col=1, # Column of their labels
         folder=None, # Folder in `path`
         suff='', # Suffix of the names
-        valid_pct:float=.2, # Share of the labelled rows to validate on, of each class
+        valid_pct:float=.2, # Share of the labeled rows to validate on, of each class
         valid_col=None, # A column of booleans that says so instead
         skip_unreadable:bool=False, # Open every file first, leave out those that cannot be read, and list them in `dls.unreadable`?
         vocab:list=None, # Classes; default: the labels found
         item_tfms=None, # As in fastai
         batch_tfms=None, # As in fastai: they are the weak view
-        img_cls=PILImage, # `PILImageBW` for grey images
+        img_cls=PILImage, # `PILImageBW` for gray images
         **kwargs
     ):
         "A table with missing labels"
         col = lambda c: df[c] if isinstance(c, str) else df.iloc[:,c]
         mask = col(label_col).isna().to_numpy()
-        if not mask.any(): raise ValueError(f'every row has a label in column {label_col!r}: unlabelled rows have None or NaN there')
+        if not mask.any(): raise ValueError(f'every row has a label in column {label_col!r}: unlabeled rows have None or NaN there')
         if mask.all(): raise ValueError(f'no row has a label in column {label_col!r}')
         if valid_col is not None and (n:=int((mask & col(valid_col).astype(bool).to_numpy()).sum())): raise ValueError(f'{n} rows are to validate on (column {valid_col!r}) but have no label')
         root = f'{path}/{folder}/' if folder else f'{path}/'
@@ -288,18 +286,18 @@ class SSLDataLoaders(DataLoaders):
         X, # uint8 images N×H×W or N×H×W×C, or float features N×F
         y, # N labels; −1, None or NaN: without a label, as in scikit-learn
         valid:tuple=None, # (images or features, labels) to validate on
-        valid_pct:float=.2, # Without `valid`: share of the labelled rows to validate on, of each class
+        valid_pct:float=.2, # Without `valid`: share of the labeled rows to validate on, of each class
         vocab:list=None, # Classes; default: the labels found
         item_tfms=None, # As in fastai, for images
         batch_tfms=None, # As in fastai: they are the weak view
         in_memory:bool=True, # See `add_unlabeled`
         **kwargs
     ):
-        "Arrays with −1 for unlabelled"
+        "Arrays with −1 for unlabeled"
         X,y = np.asarray(X),np.asarray(y)
         if len(X)!=len(y): raise ValueError(f'{len(X)} rows in X but {len(y)} labels in y')
         mask = np.array([pd.isna(o) or (not isinstance(o, str) and o==-1) for o in y])
-        if mask.all() or not mask.any(): raise ValueError(f'{"no" if mask.all() else "every"} row has a label: unlabelled rows have −1 in y')
+        if mask.all() or not mask.any(): raise ValueError(f'{"no" if mask.all() else "every"} row has a label: unlabeled rows have −1 in y')
         rows = [*zip(X[~mask], y[~mask].tolist())]
         n = len(rows)
         if valid is not None: rows += [*zip(np.asarray(valid[0]), np.asarray(valid[1]).tolist())]

@@ -8,6 +8,7 @@ __all__ = ['SoftTarget', 'TensorSoftCategory', 'TensorSoftMultiCategory', 'SoftP
 
 # %% ../../nbs/70_distill.block.ipynb #5165e570
 from fastai.vision.all import *
+from ..checks import check_one_of
 from .losses import DistillLoss, MultiDistillLoss
 from .store import SoftTargets
 from .teacher import match_classes
@@ -98,7 +99,7 @@ class SoftCategorize(Categorize):
     ):
         if not isinstance(soft, SoftTargets): raise TypeError(f'{type(self).__name__} needs SoftTargets, not {type(soft).__name__}: SoftTargets.load(path)')
         if soft.activation!=self.activation: raise ValueError(f"the teacher of {soft} has {'several labels' if soft.activation=='sigmoid' else 'one label'} an item: use Soft{'Multi' if soft.activation=='sigmoid' else ''}CategoryBlock")
-        if missing not in ('error','label'): raise ValueError(f"missing={missing!r}: must be 'error' or 'label'")
+        check_one_of(missing, ('error','label'), 'missing')
         super().__init__(vocab=list(ifnone(vocab, soft.vocab)), sort=False)
         perm = match_classes(self.vocab, soft.vocab, 'the teacher')
         self.perm = None if perm==list(range(len(soft.vocab))) else perm

@@ -8,12 +8,12 @@ __all__ = ['norm_stats', 'OnlineTeacher', 'DistillCallback']
 # %% ../../nbs/70_distill.callback.ipynb #474f40af
 import timm
 from fastai.vision.all import *
-from ..checks import check_name, check_positive
-from ..core import plain_float32
+from ..checks import check_name, check_one_of, check_positive
+from ..core import in_mode, plain_float32
 from .features import feature_losses
 from .teacher import match_classes, mean_logits
 from ..losses.distill import teacher_loss
-from ..training.batch import tap, unwrap
+from ..training.batch import hook_modules, unwrap
 from ..training.step import SSLCallback
 
 # %% ../../nbs/70_distill.callback.ipynb #c32ce573
@@ -47,15 +47,13 @@ class OnlineTeacher(nn.Module):
             scale,shift = s0/s1,(m0-m1)/s1
             if (scale-1).abs().max()>1e-6 or shift.abs().max()>1e-6: self.affine = scale,shift
         if vocab is not None and ours is not None and list(vocab)!=list(ours): self.perm = match_classes(list(ours), list(vocab), 'the teacher')
-        tap(net, self.paths)[1]()                  # says now which path does not exist
+        with hook_modules(net, self.paths): pass            # a path that does not exist raises now
     def freeze(self): self.net.eval(); return self
     def forward(self, x, *xs):
         if self.affine is not None: x = x*to_device(self.affine[0], x.device)+to_device(self.affine[1], x.device)
-        out,end = tap(self.net, self.paths)
-        try: z = self.net(x, *xs)
-        finally: end()
+        with hook_modules(self.net, self.paths) as hooks: z = self.net(x, *xs)
         z = z[0] if isinstance(z, (tuple,list)) else z
-        return (z if self.perm is None else z[:,self.perm], *(out[p] for p in self.paths))
+        return (z if self.perm is None else z[:,self.perm], *(h.stored for h in hooks))
 
 # %% ../../nbs/70_distill.callback.ipynb #a6451ca3
 class DistillCallback(SSLCallback):
@@ -73,8 +71,8 @@ class DistillCallback(SSLCallback):
         **kwargs # Of the loss named: `T`, `standardize` …
     ):
         if not callable(weight) and weight<0 or feature_weight<0: raise ValueError(f'weight={weight}, feature_weight={feature_weight}: weights must not be negative')
-        if ensemble not in ('logits','probs'): raise ValueError(f"ensemble={ensemble!r}: must be 'logits' or 'probs'")
-        if isinstance(feature_loss, str) and feature_loss not in feature_losses: raise ValueError(f"feature_loss='{feature_loss}': must be one of {', '.join(feature_losses)}")
+        check_one_of(ensemble, ('logits','probs'), 'ensemble')
+        if isinstance(feature_loss, str): check_one_of(feature_loss, feature_losses, 'feature_loss')
         if loss is None and not features: raise ValueError('neither a loss of the logits nor features: nothing to learn from the teacher')
         self.teachers = list(teacher) if isinstance(teacher, (list,tuple,L)) else [teacher]
         self.loss = None if loss is None else teacher_loss(loss, **kwargs)
@@ -83,9 +81,9 @@ class DistillCallback(SSLCallback):
         self.nets = []
 
     @property
-    def views(self): return self.pool_views if self.learn is not None and 'unlabeled' in vars(self.dls) else L()
+    def views(self): return self.pool_views if self.learn is not None and self.dls.pool else L()
     @property
-    def taps(self): return {f'distill{i}':p for i,p in enumerate(self.features)}
+    def hooked_outputs(self): return {f'distill{i}':p for i,p in enumerate(self.features)}
     def setup(self):
         if not self.teachers: raise ValueError('this DistillCallback came from a file, which holds no teacher: give it one, learn.distill.teachers = [teacher], or remove it')
         self.nets = [OnlineTeacher(t, self.dls, self.stats, self.features.values() if i==0 else ()) for i,t in enumerate(self.teachers)]
@@ -94,17 +92,12 @@ class DistillCallback(SSLCallback):
         if self.features: self.projectors = nn.ModuleList(self._projectors())
     def _projectors(self):
         "Made for the shapes that two training items give"
-        net,modes = unwrap(self.learn.model),[(m,m.training) for m in self.learn.model.modules()]
+        net,dl = unwrap(self.learn.model),self.dls.train
         with torch.no_grad(), no_random(reproducible=False):
-            dl = self.dls.train
             xb = to_device(dl.after_batch(dl.do_batch([dl.do_item(0)]*2)), self.dls.device)[:getattr(dl, 'n_inp', 1)]
-            fs,end = tap(net, self.taps)
-            try: net.eval()(*xb)
-            finally:
-                end()
-                for m,t in modes: m.training = t
-            gs = self.nets[0](*xb)[1:]
-            return [self.feature_loss.projector(plain_float32(fs[n]), plain_float32(g)).to(self.dls.device) for n,g in zip(self.taps, gs)]
+            with hook_modules(net, self.hooked_outputs) as hooks, in_mode(self.learn.model): net(*xb)
+            teacher_features = self.nets[0](*xb)[1:]
+        return [self.feature_loss.projector(plain_float32(h.stored), plain_float32(g)).to(self.dls.device) for h,g in zip(hooks, teacher_features)]
     def trained(self): return list(self.projectors.parameters()) if self.features else []
     def before_train(self):
         for n in self.nets: n.freeze()                  # whoever put it into training mode meanwhile
@@ -120,7 +113,7 @@ class DistillCallback(SSLCallback):
                 logits = getattr(b, s)[v]
                 if zs[0].shape!=logits.shape: raise ValueError(f'the teacher gives logits of shape {tuple(zs[0].shape)}, the student {tuple(logits.shape)}: both must know the same classes')
                 loss = loss+self.loss(logits, mean_logits(zs, None, self.ensemble) if len(zs)>1 else zs[0], y).mean()
-            for p,n,g in zip(self.projectors if self.features else (), self.taps, outs[0][i][1:]): feats = feats+self.feature_loss(p(getattr(getattr(b, n), s)[v]), g)
+            for p,n,g in zip(self.projectors if self.features else (), self.hooked_outputs, outs[0][i][1:]): feats = feats+self.feature_loss(p(getattr(getattr(b, n), s)[v]), g)
         if self.features: self.log('feature_loss', feats)
         return (loss+self.feature_weight*feats)/len(rows)
 

@@ -33,7 +33,7 @@ class HintLoss(nn.Module):
     )->Tensor: return F.mse_loss(*pool_to_same_size(f, g))
 
 class AttentionLoss(nn.Module):
-    "Squared difference of normalised attention maps, mean over their pixels"
+    "Squared difference of normalized attention maps, mean over their pixels"
     def projector(self, f, g):
         if f.ndim!=4 or g.ndim!=4: raise ValueError(f'AttentionLoss compares maps, but the features have the shapes {tuple(f.shape)} and {tuple(g.shape)}')
         return nn.Identity()

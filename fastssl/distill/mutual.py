@@ -26,7 +26,7 @@ class MutualLearningCallback(SSLCallback):
         check_weight(mutual_weight)
         self.loss,self.mutual_weight,self.pool_views = teacher_loss(loss, **kwargs),mutual_weight,L(views)
     @property
-    def views(self): return self.pool_views if self.learn is not None and 'unlabeled' in vars(self.dls) else L()
+    def views(self): return self.pool_views if self.learn is not None and self.dls.pool else L()
     def before_fit(self):
         if isinstance(net:=unwrap(self.model), TwoNetworks): net.joint = True
     def unsup_loss(self, b):

@@ -10,6 +10,7 @@ import pandas as pd
 import torch.utils.data as torch_data
 from fastai.basics import *
 from fastprogress.fastprogress import progress_bar
+from ..checks import check_one_of
 from .keys import ItemKey, unique_keys
 from .store import SoftTargets
 from .teacher import TeacherLearners, TeacherNetworks, check_loader, combine_outputs
@@ -38,7 +39,7 @@ def save_soft_targets(
     "Predict `items` once, and keep the logits at `path`"
     teachers = list(teachers) if isinstance(teachers, (list,tuple,L)) else [teachers]      # an nn.Sequential is one
     if not teachers: raise ValueError('no teacher')
-    if ensemble not in ('logits','probs'): raise ValueError(f"ensemble={ensemble!r}: must be 'logits' or 'probs'")
+    check_one_of(ensemble, ('logits','probs'), 'ensemble')
     if chunk<1: raise ValueError(f'chunk={chunk}: must be at least 1')
     of_learners = all(isinstance(t, Learner) for t in teachers)
     if not of_learners and dl is None: raise ValueError(f'{type(teachers[0]).__name__} is no Learner: a network needs a loader of the items beside it, dl=…')

@@ -10,6 +10,7 @@ import errno, json, shutil, zlib
 from hashlib import blake2b
 import numpy as np
 from fastai.basics import *
+from ..checks import check_one_of
 from .keys import ItemKey, KeyIndex
 
 # %% ../../nbs/70_distill.write.ipynb #1ef963ff
@@ -98,7 +99,7 @@ class StoreWriter:
         self.part,vocab,dtype = partial_path(self.path),[_plain(v) for v in vocab],np.dtype(dtype)
         n,c = len(keys),len(vocab)
         if not n: raise ValueError('no items: there is nothing to save')
-        if dtype.name not in ('float16','float32'): raise ValueError(f"dtype={dtype}: must be 'float16' or 'float32'")
+        check_one_of(dtype.name, ('float16','float32'), 'dtype')
         if topk is not None and not 1<=topk<c: raise ValueError(f'topk={topk}: must be between 1 and {c-1}, one less than there are classes')
         if topk is not None and activation!='softmax': raise ValueError('topk keeps classes that exclude each other; several labels an item need all their logits')
         if len(set(vocab))!=c: raise ValueError(f'classes are listed twice: {vocab}')

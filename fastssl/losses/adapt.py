@@ -24,7 +24,7 @@ def entropy(
 
 # %% ../../nbs/05_losses.adapt.ipynb #95776a3f
 def confusion_factors(
-    logits:Tensor, # Predictions `(N, C)`, unnormalised
+    logits:Tensor, # Predictions `(N, C)`, unnormalized
     T:float, # Temperature
     keep:Tensor=None # Samples that count `(N,)` bool; all by default, and all if none is kept
 )->tuple: # `P` and `Q`, both `(N, C)`
@@ -44,7 +44,7 @@ class MinimumClassConfusionLoss(Module):
 
     @in_float32
     def forward(self,
-        logits:Tensor # Predictions on the target domain `(N, C)`, unnormalised
+        logits:Tensor # Predictions on the target domain `(N, C)`, unnormalized
     )->Tensor:
         P,Q = confusion_factors(logits, self.temperature)
         return ((1-P)*Q).sum()/logits.shape[1]
@@ -59,8 +59,8 @@ class CCConsistency(Module):
 
     @in_float32
     def forward(self,
-        logits:Tensor, # Predictions on the weak view `(N, C)`, unnormalised
-        logits_strong:Tensor # Predictions on the strong view `(N, C)`, unnormalised
+        logits:Tensor, # Predictions on the weak view `(N, C)`, unnormalized
+        logits_strong:Tensor # Predictions on the strong view `(N, C)`, unnormalized
     )->tuple: # Loss (scalar), share of the samples used
         check_same_shape(logits=logits, logits_strong=logits_strong)
         mask = pseudo_label(logits, self.thr, T=self.temperature, inclusive=True)[1]

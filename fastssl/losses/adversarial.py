@@ -68,16 +68,16 @@ class MarginDisparityDiscrepancy(Module):
 
 # %% ../../nbs/05_losses.adversarial.ipynb #9d24dfe0
 def source_disparity(
-    y:Tensor, # Main head `(N, C, …)`, unnormalised
-    y_adv:Tensor # Adversarial head `(N, C, …)`, unnormalised
+    y:Tensor, # Main head `(N, C, …)`, unnormalized
+    y_adv:Tensor # Adversarial head `(N, C, …)`, unnormalized
 )->Tensor: # `(N, …)`
     "Cross-entropy of the adversarial head against the main head's decision"
     check_logits(y=y, y_adv=y_adv)
     return F.cross_entropy(y_adv, y.detach().argmax(1), reduction='none')
 
 def target_disparity(
-    y:Tensor, # Main head `(N, C, …)`, unnormalised
-    y_adv:Tensor # Adversarial head `(N, C, …)`, unnormalised
+    y:Tensor, # Main head `(N, C, …)`, unnormalized
+    y_adv:Tensor # Adversarial head `(N, C, …)`, unnormalized
 )->Tensor: # `(N, …)`, not above 0
     "Logarithm of the probability that the adversarial head gives to all classes but the main head's decision"
     check_logits(y=y, y_adv=y_adv)
@@ -105,14 +105,14 @@ class RegressionMarginDisparityDiscrepancy(MarginDisparityDiscrepancy):
 
 # %% ../../nbs/05_losses.adversarial.ipynb #32b5e42f
 class WorstCaseEstimationLoss(ClassificationMarginDisparityDiscrepancy):
-    "Agree with the main head on labelled data, and disagree on unlabelled data"
+    "Agree with the main head on labeled data, and disagree on unlabeled data"
     def __init__(self,
-        eta_prime:float # Weight of the labelled data, $\eta'$
+        eta_prime:float # Weight of the labeled data, $\eta'$
     ): super().__init__(eta_prime)
 
     def forward(self,
-        y_l:Tensor, # Main head on labelled data `(N, C)`
-        y_l_adv:Tensor, # Worst-case head on labelled data `(N, C)`
-        y_u:Tensor, # Main head on unlabelled data `(M, C)`
-        y_u_adv:Tensor # Worst-case head on unlabelled data `(M, C)`
+        y_l:Tensor, # Main head on labeled data `(N, C)`
+        y_l_adv:Tensor, # Worst-case head on labeled data `(N, C)`
+        y_u:Tensor, # Main head on unlabeled data `(M, C)`
+        y_u_adv:Tensor # Worst-case head on unlabeled data `(M, C)`
     )->Tensor: return -super().forward(y_l, y_l_adv, y_u, y_u_adv)

@@ -85,7 +85,7 @@ class BinaryKDLoss(TeacherLoss):
         return (t.sigmoid()*(F.logsigmoid(t)-F.logsigmoid(s))+(-t).sigmoid()*(F.logsigmoid(-t)-F.logsigmoid(-s))).sum(1)*self.T**2
 
 class LogitMSELoss(TeacherLoss):
-    "Mean over classes of squared differences of the logits, each row centred, since a softmax knows no level"
+    "Mean over classes of squared differences of the logits, each row centered, since a softmax knows no level"
     def rows(self, s, t, y): return ((s-s.mean(1, keepdim=True))-(t-t.mean(1, keepdim=True))).div(self.T).pow(2).mean(1)*self.T**2
 
 class HardDistillationLoss(TeacherLoss):
@@ -157,8 +157,8 @@ class CrossEntropyLossSoft(LogitsLoss):
     "Cross-entropy of two logits; the second gives the target and is detached"
     @in_float32
     def forward(self,
-        y:Tensor, # Predictions `(N, C)`, unnormalised
-        labels:Tensor # Target predictions `(N, C)`, unnormalised
+        y:Tensor, # Predictions `(N, C)`, unnormalized
+        labels:Tensor # Target predictions `(N, C)`, unnormalized
     )->Tensor:
         if not labels.is_floating_point(): raise ValueError('`labels` must be logits like `y`; for integer labels use `nn.CrossEntropyLoss`')
         check_logits(y=y, labels=labels); check_same_shape(y=y, labels=labels)
@@ -178,7 +178,7 @@ class CrossEntropyLossLabelSmooth(LogitsLoss):
 
     @in_float32
     def forward(self,
-        y:Tensor, # Predictions `(N, C)`, unnormalised
+        y:Tensor, # Predictions `(N, C)`, unnormalized
         labels:Tensor # Classes `(N,)`
     )->Tensor:
         check_logits(self.num_classes, y=y); check_labels(labels, self.num_classes)

@@ -54,7 +54,7 @@ class JointsKLLoss(Module):
 
     @in_float32
     def forward(self,
-        output:Tensor, # Predicted heatmaps `(N, K, H, W)`, unnormalised
+        output:Tensor, # Predicted heatmaps `(N, K, H, W)`, unnormalized
         target:Tensor, # Heatmaps to match `(N, K, H, W)`, not negative
         target_weight:Tensor=None # Weight of each keypoint `(N, K)`
     )->Tensor:
@@ -67,17 +67,17 @@ class JointsKLLoss(Module):
 
 # %% ../../nbs/05_losses.keypoint.ipynb #68382b11
 def draw_gaussians(
-    centres:Tensor, # Position `(N, K, 2)` as x, y in pixels, where 0 is the middle of the first one; need not be whole
+    centers:Tensor, # Position `(N, K, 2)` as x, y in pixels, where 0 is the middle of the first one; need not be whole
     size:tuple, # Height and width of the maps
     sigma:float, # Width of the Gaussian, in pixels
     window:float=None # Distance in x and in y beyond which the map is 0
-)->Tensor: # `(N, K, H, W)`, 1 at the centre
+)->Tensor: # `(N, K, H, W)`, 1 at the center
     "A Gaussian at each position"
-    def _line(n, centre):
-        d = torch.arange(n, device=centre.device, dtype=centre.dtype)-centre[...,None]
+    def _line(n, center):
+        d = torch.arange(n, device=center.device, dtype=center.dtype)-center[...,None]
         g = (-d.square()/(2*sigma**2)).exp()
         return g if window is None else g*(d.abs()<=window)
-    return _line(size[0], centres[...,1])[...,:,None]*_line(size[1], centres[...,0])[...,None,:]
+    return _line(size[0], centers[...,1])[...,:,None]*_line(size[1], centers[...,0])[...,None,:]
 
 @torch.no_grad()
 def gaussian_maps(
@@ -85,7 +85,7 @@ def gaussian_maps(
     sigma:float, # Width of the Gaussian, in pixels
     window:float=None, # Distance in x and in y beyond which the map is 0
     positive:bool=False # Does a map without a positive value point to (0, 0)?
-)->Tensor: # `(N, K, H, W)`, 1 at the centre
+)->Tensor: # `(N, K, H, W)`, 1 at the center
     "A Gaussian around the largest value of each map"
     (top,at),w = y.flatten(2).max(-1),y.shape[-1]
     if positive: at = torch.where(top>0, at, 0)
@@ -144,6 +144,6 @@ class RegressionDisparity(Module):
         weight:Tensor=None, # Weight of each keypoint `(N, K)`
         mode:str='min' # 'min' or 'max': which pseudo-label to approach
     )->Tensor:
-        if mode not in ('min', 'max'): raise ValueError(f"unknown mode {mode!r}: choose 'min' or 'max'")
+        check_one_of(mode, ('min','max'), 'mode')
         check_same_shape(y=y, y_adv=y_adv)
         return self.criterion(y_adv, self.pseudo_label_generator(y.detach())[mode=='max'], weight)

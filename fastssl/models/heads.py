@@ -14,7 +14,7 @@ from .multihead import *
 
 # %% ../../nbs/12_models.heads.ipynb #57b07b63
 def init_normal(
-    m:nn.Module, # Module whose linear and convolution layers are initialised
+    m:nn.Module, # Module whose linear and convolution layers are initialized
     std:float, # Standard deviation of the weights
     bias:float=0. # Value of the biases
 )->nn.Module: # `m`

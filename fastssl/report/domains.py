@@ -8,16 +8,17 @@ __all__ = ['DomainFeatures', 'features_seen', 'outputs_and_features', 'domain_fe
 # %% ../../nbs/41_report.domains.ipynb #bbe87ecf
 from typing import NamedTuple
 from fastai.vision.all import *
+from ..checks import check_one_of
 from ..data.unlabeled import class_vocab
 from ..models.multihead import MultiHead, TwoNetworks
 from .pseudo_labels import _untouched
-from ..training.step import unwrap
-from ..data.views import Views
+from ..training.batch import unwrap
+from ..data.views import ViewMaker
 
 # %% ../../nbs/41_report.domains.ipynb #ed16ee55
 def _needs_pool(dls):
-    if 'unlabeled' not in vars(dls): raise ValueError('these data have no target: dls.add_unlabeled(items) adds it')
-    return dls.unlabeled
+    if not dls.pool: raise ValueError('these data have no target: dls.add_unlabeled(items) adds it')
+    return dls.pool
 
 @patch
 def show_domains(self:DataLoaders,
@@ -26,11 +27,11 @@ def show_domains(self:DataLoaders,
     n_col:int=8, # Images in a row
     figsize:tuple=None # Inches; default: 1.3 an image
 ):
-    "Draw source images with their labels, and below them target images, with their hidden labels in grey where they are known"
-    pool,train,vs,names = _needs_pool(self),self.train,self.views,L(views)
+    "Draw source images with their labels, and below them target images, with their hidden labels in gray where they are known"
+    pool,train,vs,names = _needs_pool(self),self.train,self.view_maker,L(views)
     n_col = min(n, n_col)
     n_row = math.ceil(n/n_col)
-    raw_s = train.do_batch([train.do_item(int(i)) for i in np.linspace(0, train.n-1, n)])     # evenly: labelled items may be sorted by class
+    raw_s = train.do_batch([train.do_item(int(i)) for i in np.linspace(0, train.n-1, n)])     # evenly: labeled items may be sorted by class
     raw_t = pool.fetch(pool.stream(pool.pos*pool.bs, n))
     tfms = {o:Pipeline(vs.tfms, split_idx=o=='raw') for o in ('raw','weak')}
     for v in names: vs.check(v, 'show_domains')
@@ -78,14 +79,14 @@ def features_seen(model):
 
 def outputs_and_features(
     learn:Learner, # Any learner, also in the middle of a fit
-    dl # Batches, labelled or not
+    dl # Batches, labeled or not
 )->tuple: # (outputs, features `(N, F)`, labels), on the CPU
     "What the model makes of `dl`, and what its head sees, in evaluation mode; the learner is left as it was"
     with learn.no_bar(), _untouched(learn), features_seen(learn.model) as seen: out,y = learn.get_preds(dl=dl, reorder=False, act=noop)[:2]
     return out,torch.cat(seen),y
 
 def _codes_or_values(y):
-    "Labels that can be coloured: codes `(N,)` or values `(N, k)`; None for others (masks, points …)"
+    "Labels that can be colored: codes `(N,)` or values `(N, k)`; None for others (masks, points …)"
     y = y[0] if isinstance(y, tuple) and len(y)==1 else y
     if not isinstance(y, Tensor): return None
     y = y.as_subclass(Tensor).cpu()
@@ -122,14 +123,14 @@ def plot_domains(
     method:str='tsne', # 'tsne' or 'pca'
     n:int=500, # Items of each domain, drawn at random; None: all
     labels=None, # Of the pool's items, one each, to show only; default: its hidden labels
-    factor:int=0, # Of a regression: which number gives the colour
+    factor:int=0, # Of a regression: which number gives the color
     seed:int=0, # Of the draw and of t-SNE
     figsize:tuple=(9,4), # Inches
     title:str=None, # Of the figure
     **kwargs # For scikit-learn's `TSNE` or `PCA`
 )->DomainFeatures: # What is drawn
-    "A map of the features of both domains, coloured by domain and by label: source filled, target hollow, grey where the label is not known"
-    if method not in ('tsne','pca'): raise ValueError(f"method={method!r}: must be 'tsne' or 'pca'")
+    "A map of the features of both domains, colored by domain and by label: source filled, target hollow, gray where the label is not known"
+    check_one_of(method, ('tsne','pca'), 'method')
     f = domain_features(learn, n, labels, seed)
     ns,nt = len(f.source),len(f.target)
     if min(ns, nt)<2 or ns+nt<5: raise ValueError(f'{ns} source and {nt} target items are too few for a map: at least 5 are needed, 2 of each; raise n, or add items')
@@ -146,7 +147,7 @@ def plot_domains(
     return f
 
 def _by_label(fig, ax, s, t, f, factor, vocab):
-    "Draw the places `s` filled and `t` hollow, in the colours of their labels"
+    "Draw the places `s` filled and `t` hollow, in the colors of their labels"
     ys,yt = f.source_labels,f.target_labels
     values = first(y for y in (ys,yt) if y is not None)
     values = values is not None and values.is_floating_point()

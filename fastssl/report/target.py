@@ -22,7 +22,7 @@ class TargetReport(Callback):
         if n is not None and n<1: raise ValueError(f'n={n}: at least one row, or None for all')
         self.n = n
     def before_fit(self):
-        self.names,pool = L(),vars(self.dls).get('unlabeled')
+        self.names,pool = L(),self.dls.pool
         if not in_fit(self.learn) or not hasattr(self.learn, 'recorder') or hasattr(self.learn, 'lr_finder'): return
         if pool is None: raise ValueError('TargetReport needs a target, and these data have none: dls.add_unlabeled(items)')
         rows,self.known = np.random.default_rng(0).permutation(pool.n),pool.labels is not None and bool((pool.labels>=0).any())
@@ -34,8 +34,8 @@ class TargetReport(Callback):
         self.recorder.metric_names = cols[:self.end]+self.names+cols[self.end:]
     def after_validate(self):
         if not self.names or not in_fit(self.learn): return
-        self.recorder.log += L(float('nan'))*(self.end-len(self.recorder.log))      # a cancelled validation leaves its columns out
+        self.recorder.log += L(float('nan'))*(self.end-len(self.recorder.log))      # a canceled validation leaves its columns out
         out,features,_ = outputs_and_features(self.learn, self.dls.pool_dl(rows=self.rows))
         logp = out.float().log_softmax(1) if self.classes else None
-        value = dict(target_acc=lambda: (out.argmax(1)==self.dls.unlabeled.labels.cpu()[self.rows]).float(), target_entropy=lambda: -(logp.exp()*logp).sum(1), target_norm=lambda: features.norm(dim=1))
+        value = dict(target_acc=lambda: (out.argmax(1)==self.dls.pool.labels.cpu()[self.rows]).float(), target_entropy=lambda: -(logp.exp()*logp).sum(1), target_norm=lambda: features.norm(dim=1))
         self.recorder.log += [value[n]().mean().item() for n in self.names]

@@ -57,14 +57,14 @@ def photo_digits_dls(
     size:int=16, # Side in pixels: a multiple of 8 (bilinear)
     n_test:int=300, # Target digits held out, as validation set
     n_test_source:int=150, # Source digits held out: `learn.validate(ds_idx=2)`
-    bs:int=32, # Labelled rows of a step
+    bs:int=32, # Labeled rows of a step
     uratio:int=1, # Target rows for each of them
     copies:int=5, # On how many pieces of photographs does each target digit of the pool lie?
     brightness:float=.4, # Of the photographs: the brighter, the further the domains are apart
     labeled_target:bool=False, # Train on the pool's digits with their labels instead of on the source? An upper bound
     batch_tfms=None, # Weak augmentation; default: shifts by up to an eighth of the side
     **kwargs # For `SSLDataLoaders.from_arrays`
-)->DataLoaders: # Hidden labels of the pool in `dls.unlabeled.labels`
+)->DataLoaders: # Hidden labels of the pool in `dls.pool.labels`
     "Digits with labels, and other digits on photographs: as pool without labels, and as validation set"
     (X,y),rng = digits_data(size),np.random.default_rng(seed)
     order = rng.permutation(len(y))
@@ -81,7 +81,7 @@ def photo_digits_dls(
 
 # %% ../../nbs/81_samples.photos.ipynb #9ef449d9
 _t = np.linspace(0, np.pi, 20)
-_outlines = (np.array([(-.6,-1),(-.15,-1),(-.15,.55),(.7,.55),(.7,1),(-.6,1)]), np.stack([np.cos(_t)*.65, .5-1.4*np.sin(_t)], 1), np.array([(0,-1.1),(.55,.8),(-.55,.8)]))   # x to the right, y down, within about 1 of the centre
+_outlines = (np.array([(-.6,-1),(-.15,-1),(-.15,.55),(.7,.55),(.7,1),(-.6,1)]), np.stack([np.cos(_t)*.65, .5-1.4*np.sin(_t)], 1), np.array([(0,-1.1),(.55,.8),(-.55,.8)]))   # x to the right, y down, within about 1 of the center
 shape_factors = dict(x=(.3,.7), y=(.3,.7), size=(.14,.26), rotation=(-60,60))   # what 0 and 1 of each target mean: x, y and size in shares of the side, rotation in degrees
 
 def draw_shapes(
@@ -106,7 +106,7 @@ def shapes_dls(
     n:int=1000, # Source images, and as many of the target in the pool
     n_test:int=300, # Target images held out, as validation set
     n_test_source:int=150, # Source images held out: `learn.validate(ds_idx=2)`
-    bs:int=32, # Labelled rows of a step
+    bs:int=32, # Labeled rows of a step
     uratio:int=1, # Target rows for each of them
     brightness:float=.4, # Of the photographs: the brighter, the further the domains are apart
     labeled_target:bool=False, # Train on the pool's images with their targets instead of on the source? An upper bound

@@ -12,15 +12,16 @@ from ..checks import *
 from ..core import *
 from .consistency import DistributionAlignment, Threshold
 from .fixmatch import FixMatchCallback
+from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.adaptive.ipynb #a113e15d
 class SelfAdaptiveThreshold(Threshold):
     "FreeMatch: the running mean confidence, scaled for each class by its running mean probability"
     def __init__(self,
-        momentum:float=.999 # Of the running means; .99 or less in short runs
+        decay:float=.999 # Of the running means; .99 or less in short runs
     ):
         super().__init__()
-        self.momentum = check_share(momentum, 'momentum', zero=True)
+        self.decay = check_share(decay, 'decay', zero=True)
     def setup(self, n_out, n_pool):
         for k in ('mean','share'): self.register_buffer(k, torch.full((n_out,), 1/n_out))   # of the probabilities; of the predicted classes
         self.register_buffer('confidence', torch.full((), 1/n_out))
@@ -29,17 +30,17 @@ class SelfAdaptiveThreshold(Threshold):
     @torch.no_grad()
     def forward(self, p, b):
         conf,labels = p.max(1)
-        for avg,now in ((self.confidence, conf.mean()), (self.mean, p.mean(0)), (self.share, class_share(labels, p.shape[1]))): avg.lerp_(now, 1-self.momentum)
+        for avg,now in ((self.confidence, conf.mean()), (self.mean, p.mean(0)), (self.share, class_share(labels, p.shape[1]))): avg.lerp_(now, 1-self.decay)
         return (conf>=(self.confidence*self.mean/self.mean.max()).gather(0, labels)).to(p.dtype)
 
 class GaussianWeight(Threshold):
     "SoftMatch: 1 above the running mean confidence, below it a Gaussian of the running variance"
     def __init__(self,
         n_sigma:float=2., # Divides the standard deviation: larger is stricter
-        momentum:float=.999 # Of mean and variance; .99 or less in short runs
+        decay:float=.999 # Of mean and variance; .99 or less in short runs
     ):
         super().__init__()
-        self.n_sigma,self.momentum = check_positive(n_sigma, 'n_sigma'),check_share(momentum, 'momentum', zero=True)
+        self.n_sigma,self.decay = check_positive(n_sigma, 'n_sigma'),check_share(decay, 'decay', zero=True)
     def setup(self, n_out, n_pool):
         self.register_buffer('confidence', torch.full((), 1/n_out))
         self.register_buffer('var', torch.ones(()))
@@ -48,12 +49,12 @@ class GaussianWeight(Threshold):
     @torch.no_grad()
     def forward(self, p, b):
         conf = p.max(1)[0]
-        self.confidence.lerp_(conf.mean(), 1-self.momentum)
-        if len(conf)>1: self.var.lerp_(conf.var(), 1-self.momentum)
+        self.confidence.lerp_(conf.mean(), 1-self.decay)
+        if len(conf)>1: self.var.lerp_(conf.var(), 1-self.decay)
         return (-(conf-self.confidence).clamp(max=0).square()*self.n_sigma**2/(2*self.var.clamp(min=1e-12))).exp()
 
 class RelativeThreshold(Threshold):
-    "AdaMatch: a share of the mean confidence on the labelled rows of the step"
+    "AdaMatch: a share of the mean confidence on the labeled rows of the step"
     def __init__(self,
         threshold:float=.95 # That share, in (0, 1]
     ):
@@ -105,37 +106,41 @@ def fairness_loss(
     goal = norm(torch.where(share>0, mean/share.clamp(min=1e-12), torch.zeros_like(mean)))
     return (goal*torch.where(seen, now, torch.ones_like(now)).log()).sum()
 
+@register_method('… with a threshold that adapts')
 class FreeMatchCallback(FixMatchCallback):
     "FixMatch with a self-adaptive threshold and fairness ([FreeMatch](https://arxiv.org/abs/2205.07246))"
     @delegates(FixMatchCallback.__init__, but='threshold')
     def __init__(self,
-        momentum:float=.999, # Of the running means; .99 or less in short runs
+        decay:float=.999, # Of the running means; .99 or less in short runs
         fairness:float=.01, # Weight of the fairness loss, relative to `weight`
         **kwargs
     ):
-        super().__init__(SelfAdaptiveThreshold(momentum), **kwargs)
+        super().__init__(SelfAdaptiveThreshold(decay), **kwargs)
         self.fairness = check_weight(fairness, 'fairness')
-    def beside(self, b, p, w): return self.now(self.fairness)*fairness_loss(self.student_logits(b), w, self.threshold.mean, self.threshold.share)
+    def extra_loss(self, b, p, w): return self.now(self.fairness)*fairness_loss(self.student_logits(b), w, self.threshold.mean, self.threshold.share)
 
+@register_method('… with a threshold that adapts')
 class SoftMatchCallback(FixMatchCallback):
     "FixMatch with smooth weights in place of a threshold, on confidences after uniform alignment ([SoftMatch](https://arxiv.org/abs/2301.10921))"
     aligned_target = False
     @delegates(FixMatchCallback.__init__, but='threshold,align')
     def __init__(self,
         n_sigma:float=2., # Divides the standard deviation: larger is stricter
-        momentum:float=.999, # Of all that runs along; .99 or less in short runs
+        decay:float=.999, # Of all that runs along; .99 or less in short runs
         **kwargs
-    ): super().__init__(GaussianWeight(n_sigma, momentum), align=DistributionAlignment('uniform', momentum), **kwargs)
+    ): super().__init__(GaussianWeight(n_sigma, decay), align=DistributionAlignment('uniform', decay), **kwargs)
 
+@register_method('… with a threshold that adapts')
 class AdaMatchCallback(FixMatchCallback):
-    "FixMatch with a threshold relative to the labelled rows' confidence, and alignment with their predictions ([AdaMatch](https://arxiv.org/abs/2106.04732))"
+    "FixMatch with a threshold relative to the labeled rows' confidence, and alignment with their predictions ([AdaMatch](https://arxiv.org/abs/2106.04732))"
     @delegates(FixMatchCallback.__init__, but='align')
     def __init__(self,
-        threshold:float=.95, # Least confidence, as a share of the labelled rows' mean, in (0, 1]
-        momentum:float=.999, # Of the alignment; .99 or less in short runs
+        threshold:float=.95, # Least confidence, as a share of the labeled rows' mean, in (0, 1]
+        decay:float=.999, # Of the alignment; .99 or less in short runs
         **kwargs
-    ): super().__init__(RelativeThreshold(threshold), align=DistributionAlignment('predictions', momentum), **kwargs)
+    ): super().__init__(RelativeThreshold(threshold), align=DistributionAlignment('predictions', decay), **kwargs)
 
+@register_method('… with a threshold that adapts')
 class DashCallback(FixMatchCallback):
     "FixMatch with a bound on the loss of a pseudo-label that falls over training ([Dash](https://arxiv.org/abs/2109.00650))"
     @delegates(FixMatchCallback.__init__, but='threshold')

@@ -16,8 +16,8 @@ from ..data.loaders import mixed_seed
 def kmeans_labels(
     features:np.ndarray, # `(N, F)`
     n_clusters:int, # How many there are
-    seed:int=0, # Of the initial centres
-    n_init:int=4 # Draws of the initial centres, of which the best is taken
+    seed:int=0, # Of the initial centers
+    n_init:int=4 # Draws of the initial centers, of which the best is taken
 )->np.ndarray: # Cluster of each row, `(N,)`
     "$k$-means"
     if len(features)<n_clusters: raise ValueError(f'{n_clusters} clusters of {len(features)} items: lower n_clusters')
@@ -27,8 +27,8 @@ def dbscan_labels(
     features:np.ndarray, # `(N, F)`
     n_clusters:int, # At most so many: of more, the largest
     seed:int=0, # Not used: nothing is drawn
-    eps:float=None, # Neighbours are closer than this; default: so that half of the rows are cores
-    min_samples:int=4, # Neighbours that make a row, counted with it, the core of a cluster
+    eps:float=None, # Neighbors are closer than this; default: so that half of the rows are cores
+    min_samples:int=4, # Neighbors that make a row, counted with it, the core of a cluster
     **kwargs # For `sklearn.cluster.DBSCAN`
 )->np.ndarray: # Cluster of each row, from the largest on, `(N,)`; −1: of none
     "DBSCAN"
@@ -65,7 +65,7 @@ def clustering_nmi(
     labels, # Cluster of each item; −1 (none) counts as one more cluster
     truth # Identity of each item; those of −1 are not known and left out
 )->float: # In [0, 1]
-    "Normalised mutual information of clusters and identities"
+    "Normalized mutual information of clusters and identities"
     labels,truth = (np.asarray(to_cpu(o)) for o in (labels, truth))
     if labels.shape!=truth.shape: raise ValueError(f'{len(labels)} clusters for {len(truth)} identities')
     return float(normalized_mutual_info_score(truth[truth>=0], labels[truth>=0]))

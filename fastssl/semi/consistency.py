@@ -18,28 +18,28 @@ from ..training.step import Part, SSLCallback
 class DistributionAlignment(Part):
     "Scale probabilities so that their running mean is `target`"
     def __init__(self,
-        target='uniform', # 'uniform', 'labels' (share of each class in the labelled batches), 'predictions' (mean of the labelled rows' predictions), or the share of each class
-        momentum:float=.999 # Of the running means; .99 or less in short runs
+        target='uniform', # 'uniform', 'labels' (share of each class in the labeled batches), 'predictions' (mean of the labeled rows' predictions), or the share of each class
+        decay:float=.999 # Of the running means; .99 or less in short runs
     ):
         super().__init__()
-        if isinstance(target, str) and target not in ('uniform','labels','predictions'): raise ValueError(f"target={target!r}: must be 'uniform', 'labels', 'predictions', or the share of each class")
-        check_share(momentum, 'momentum', zero=True)
+        if isinstance(target, str): check_one_of(target, ('uniform','labels','predictions'), 'target', 'or the share of each class')
+        check_share(decay, 'decay', zero=True)
         self.shares = None if isinstance(target, str) else torch.as_tensor(target, dtype=torch.float32)
         if self.shares is not None and not bool((self.shares>0).all()): raise ValueError(f'target={self.shares.tolist()}: shares must be larger than 0')
-        self.target,self.momentum = target if self.shares is None else 'given',momentum
+        self.target,self.decay = target if self.shares is None else 'given',decay
     def setup(self, n_out, n_pool):
         t = torch.full((n_out,), 1/n_out) if self.shares is None else self.shares
         if t.shape!=(n_out,): raise ValueError(f'target={t.tolist()}: must be {n_out} shares, one for each class')
         self.register_buffer('goal', t/t.sum())
         self.register_buffer('mean', torch.full((n_out,), 1/n_out))
     def forward(self,
-        p:Tensor, # Probabilities of the unlabelled rows `(N, C)`
+        p:Tensor, # Probabilities of the unlabeled rows `(N, C)`
         b # The batch
     )->Tensor:
         with torch.no_grad():
-            if   self.target=='labels': self.goal.lerp_(class_share(b.labels, len(self.goal)), 1-self.momentum)
-            elif self.target=='predictions': self.goal.lerp_(b.pred.detach().softmax(1).mean(0), 1-self.momentum)
-            self.mean.lerp_(p.detach().mean(0), 1-self.momentum)
+            if   self.target=='labels': self.goal.lerp_(class_share(b.labels, len(self.goal)), 1-self.decay)
+            elif self.target=='predictions': self.goal.lerp_(b.pred.detach().softmax(1).mean(0), 1-self.decay)
+            self.mean.lerp_(p.detach().mean(0), 1-self.decay)
             ratio = self.goal/self.mean.clamp(min=1e-6)
         q = p*ratio
         return q/q.sum(1, keepdim=True)
@@ -49,17 +49,17 @@ class LogitAdjustment(Part):
     "The bias of the model towards classes, $\\tau\\log\\hat q$, to be taken off target logits and put on student logits"
     def __init__(self,
         tau:float=1., # Strength
-        momentum:float=.999 # Of the running mean; .99 or less in short runs
+        decay:float=.999 # Of the running mean; .99 or less in short runs
     ):
         super().__init__()
-        check_positive(tau, 'tau'); check_share(momentum, 'momentum', zero=True)
+        check_positive(tau, 'tau'); check_share(decay, 'decay', zero=True)
         store_attr()
     def setup(self, n_out, n_pool): self.register_buffer('mean', torch.full((n_out,), 1/n_out))
     @torch.no_grad()
     def forward(self,
-        logits:Tensor # Of the unlabelled rows `(N, C)`
+        logits:Tensor # Of the unlabeled rows `(N, C)`
     )->Tensor: # `(C,)`
-        self.mean.lerp_(logits.softmax(1).mean(0), 1-self.momentum)
+        self.mean.lerp_(logits.softmax(1).mean(0), 1-self.decay)
         return self.tau*self.mean.clamp(min=1e-6).log()
 
 # %% ../../nbs/50_semi.consistency.ipynb #14632ef4
@@ -75,11 +75,11 @@ class ConsistencyCallback(SSLCallback):
     aligned_target = True      # take the target from the aligned probabilities, or only the weights?
     def __init__(self,
         threshold=None, # Least confidence of a target, in (0, 1]; a `Threshold` or any function (probabilities, batch) → weight of each row; None: all rows count
-        weight=1., # Of the unlabelled loss: a number, or a function of the share of training done
+        weight=1., # Of the unlabeled loss: a number, or a function of the share of training done
         hard:bool=False, # Is the target the most probable class, or the distribution?
         temperature:float=1., # Of the distribution: below 1 sharpens; not used by hard targets
         distance:str='ce', # 'ce', 'kl', 'l2' or 'mse', see `consistency`
-        teacher:float=None, # Decay of an averaged teacher that gives the targets; None: the model itself does
+        teacher_decay:float=None, # Decay of an averaged teacher that gives the targets; None: the model itself does
         align=None, # A `DistributionAlignment`
         adjust=None # A `LogitAdjustment`
     ):
@@ -87,37 +87,37 @@ class ConsistencyCallback(SSLCallback):
             if isinstance(v, type) or v is True: raise TypeError(f'{n}={v!r}: pass an object, {n}={getattr(v, "__name__", c) if v is not True else c}()')
         if threshold is not None and not callable(threshold): check_share(threshold, 'threshold')
         check_weight(weight); check_positive(temperature, 'temperature')
-        if distance not in consistency_distances: raise ValueError(f"distance={distance!r}: must be one of {', '.join(map(repr, consistency_distances))}")
-        if teacher is not None: check_share(teacher, 'teacher', zero=True)
+        check_one_of(distance, consistency_distances, 'distance')
+        if teacher_decay is not None: check_share(teacher_decay, 'teacher_decay', zero=True)
         store_attr()
 
     @property
-    def views(self): return L(self.student_view) if self.teacher is not None else L(self.target_view, self.student_view).unique()
+    def views(self): return L(self.student_view) if self.teacher_decay is not None else L(self.target_view, self.student_view).unique()
     @property
-    def draws(self): return L(self.target_view) if self.teacher is not None else L()
+    def extra_views(self): return L(self.target_view) if self.teacher_decay is not None else L()
     @property
     def logs(self): return () if self.threshold is None else ('kept','pseudo_acc')
     def prepare(self):
-        if self.teacher is not None and 'teacher_model' not in vars(self): self.ready = None        # it was asked for later
+        if self.teacher_decay is not None and 'teacher_model' not in vars(self): self.set_up_for = None        # it was asked for later
         super().prepare()
     def setup(self):
-        if self.teacher is not None: self.teacher_model = EMATeacher(unwrap(self.model), self.teacher, warmup=True).train()   # batch statistics and dropout, as published
-    def stepped(self):
-        if self.teacher is None: return
-        self.teacher_model.set_alpha(self.teacher)
+        if self.teacher_decay is not None: self.teacher_model = EMATeacher(unwrap(self.model), self.teacher_decay, warmup=True).train()   # batch statistics and dropout, as published
+    def after_opt_step(self):
+        if self.teacher_decay is None: return
+        self.teacher_model.set_alpha(self.teacher_decay)
         self.teacher_model.update()
 
     def target_logits(self,
         b # The batch
     )->Tensor: # `(N, C)`
         "Logits that give the target"
-        return b.u[self.target_view].detach() if self.teacher is None else b.run(self.teacher_model, f'u.{self.target_view}', output='logits')
+        return b.u[self.target_view].detach() if self.teacher_decay is None else b.run(self.teacher_model, f'u.{self.target_view}', output='logits')
     def student_logits(self,
         b # The batch
     )->Tensor: # `(N, C)`
         "Logits that learn"
         return b.u[self.student_view]
-    def beside(self,
+    def extra_loss(self,
         b, # The batch
         p:Tensor, # Target probabilities
         w:Tensor # Weight of each row
@@ -149,7 +149,7 @@ class ConsistencyCallback(SSLCallback):
         if self.aligned_target: p = aligned
         if self.threshold is not None: self.log_kept(b, p, w)
         loss = self.compare(y, p)*w
-        return (loss.sum()/w.sum().clamp(min=1) if self.mean_over_kept else reduced(loss))+self.beside(b, p, w)
+        return (loss.sum()/w.sum().clamp(min=1) if self.mean_over_kept else reduced(loss))+self.extra_loss(b, p, w)
     def log_kept(self, b, p, w):
         "Share kept, accuracy of what is kept, level of the threshold"
         self.log('kept', w.mean())

@@ -7,22 +7,24 @@ __all__ = ['DeFixMatchCallback']
 
 # %% ../../nbs/50_semi.defixmatch.ipynb #d4e31325
 from fastai.basics import *
-from ..checks import check_share
+from ..checks import check_one_of, check_share
 from ..losses.semi import defixmatch_modes
 from .fixmatch import FixMatchCallback
+from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.defixmatch.ipynb #db8fe35f
+@register_method('confident predictions become labels')
 class DeFixMatchCallback(FixMatchCallback):
-    "FixMatch minus the same term on the labelled rows; supervised on the weak and strong view ([DeFixMatch](https://arxiv.org/abs/2203.07512))"
+    "FixMatch minus the same term on the labeled rows; supervised on the weak and strong view ([DeFixMatch](https://arxiv.org/abs/2203.07512))"
     labeled_views = 'strong',
     def __init__(self,
         mode:str='defixmatch', # 'defixmatch', 'fixmatch', 'fixmatch_original' or 'complete_case'
         threshold:float=.95, # Least confidence of a pseudo-label, in (0, 1]
-        weight=None, # Of the unlabelled loss: a number, or a function of the share of training done; None: ½, and 1 for 'fixmatch_original'
+        weight=None, # Of the unlabeled loss: a number, or a function of the share of training done; None: ½, and 1 for 'fixmatch_original'
         hard:bool=True, # Train on the class, or on the sharpened distribution?
         temperature:float=.5 # Of that distribution: below 1 sharpens; not used by hard labels
     ):
-        if mode not in defixmatch_modes: raise ValueError(f"mode={mode!r}: must be one of {', '.join(map(repr, defixmatch_modes))}")
+        check_one_of(mode, defixmatch_modes, 'mode')
         super().__init__(check_share(threshold, 'threshold'), ifnone(weight, 1. if mode=='fixmatch_original' else .5), hard, temperature)
         self.mode = mode
     @property

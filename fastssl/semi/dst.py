@@ -13,6 +13,7 @@ from ..models.heads import *
 from ..losses.adversarial import WorstCaseEstimationLoss
 from .consistency import ConsistencyCallback
 from ..training.adversarial import AdversarialCallback
+from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.dst.ipynb #ed156bd4
 def dst_heads(
@@ -40,13 +41,14 @@ class DSTImageClassifier(MethodModel):
         self.finetune = finetune
 
 # %% ../../nbs/50_semi.dst.ipynb #3619dc24
+@register_method('further heads and networks')
 class DSTCallback(AdversarialCallback, ConsistencyCallback):
     "A head of its own learns from the pseudo-labels; the features resist a worst-case head ([DST](https://arxiv.org/abs/2202.07136))"
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
         threshold=.7, # Least confidence of a pseudo-label, in (0, 1], or a `Threshold`
         eta:float=1., # Weight of the worst-case loss, relative to `weight`
-        eta_prime:float=2., # Weight of the labelled rows within it
+        eta_prime:float=2., # Weight of the labeled rows within it
         width:int=None, # Hidden features of the two heads; None: 2048, or four times the features if that is less
         hi:float=.1, # Coefficient of the gradient reversal in the limit
         max_iters:int|float=1000, # In which it grows to .46 of that: a number of steps, or (a float up to 1) a share of the training
@@ -61,4 +63,4 @@ class DSTCallback(AdversarialCallback, ConsistencyCallback):
     def views(self): return L(self.target_view, self.student_view)        # the worst case needs the target view, also beside a teacher
     def heads(self, nf, n_out): return dst_heads(nf, n_out, self.width or min(2048, 4*nf))
     def student_logits(self, b): return b.pseudo.u[self.student_view]
-    def beside(self, b, p, w): return self.now(self.eta)*self.worst_case(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)
+    def extra_loss(self, b, p, w): return self.now(self.eta)*self.worst_case(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)

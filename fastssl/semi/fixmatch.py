@@ -8,14 +8,16 @@ __all__ = ['FixMatchCallback']
 # %% ../../nbs/50_semi.fixmatch.ipynb #4a0fc768
 from fastcore.meta import delegates
 from .consistency import ConsistencyCallback
+from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.fixmatch.ipynb #831024b2
+@register_method('confident predictions become labels')
 class FixMatchCallback(ConsistencyCallback):
     "Cross-entropy of the strong view against confident predictions of the weak view ([FixMatch](https://arxiv.org/abs/2001.07685))"
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
         threshold=.95, # Least confidence of a pseudo-label, in (0, 1], or a `Threshold`
-        weight=1., # Of the unlabelled loss: a number, or a function of the share of training done
+        weight=1., # Of the unlabeled loss: a number, or a function of the share of training done
         hard:bool=True, # Train on the class, or on the sharpened distribution?
         temperature:float=.5, # Of that distribution: below 1 sharpens; not used by hard labels
         **kwargs

@@ -16,6 +16,7 @@ from ..checks import *
 from ..core import *
 from .consistency import Threshold
 from .fixmatch import FixMatchCallback
+from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.flexmatch.ipynb #68e0c3ed
 def linear_mapping(x): return x                                # $x$
@@ -25,13 +26,13 @@ threshold_mappings = dict(linear=linear_mapping, convex=convex_mapping, concave=
 
 # %% ../../nbs/50_semi.flexmatch.ipynb #e9f52822
 class DynamicThresholdingModule(Module):
-    "Class-wise confidence thresholds from the labels that an unlabelled pool has taken"
+    "Class-wise confidence thresholds from the labels that an unlabeled pool has taken"
     def __init__(self,
         threshold:float, # Threshold $\tau$ of a class that is fully learned
         warmup:bool, # Do samples that were never selected count in the maximum?
         mapping_func, # Increasing function of $\beta$, for instance `convex_mapping`
         num_classes:int, # Number of classes
-        n_unlabeled_samples:int, # Size of the unlabelled pool
+        n_unlabeled_samples:int, # Size of the unlabeled pool
         device=None # Where the state lives
     ):
         if not callable(mapping_func): raise ValueError(f"`mapping_func` must be a function, but it is {mapping_func!r}")
@@ -79,7 +80,7 @@ class DynamicThreshold(Threshold):
     ):
         super().__init__()
         check_share(threshold, 'threshold')
-        if not callable(mapping) and mapping not in threshold_mappings: raise ValueError(f"mapping={mapping!r}: must be {', '.join(map(repr, threshold_mappings))}, or a function")
+        if not callable(mapping): check_one_of(mapping, threshold_mappings, 'mapping', 'or a function')
         store_attr()
     def setup(self, n_out, n_pool):
         self.status = DynamicThresholdingModule(self.threshold, self.warmup, threshold_mappings.get(self.mapping, self.mapping), n_out, n_pool)
@@ -92,12 +93,13 @@ class DynamicThreshold(Threshold):
         self.status.update(b.idx, selected, labels)
         return keep
 
+@register_method('… with a threshold that adapts')
 class FlexMatchCallback(FixMatchCallback):
     "FixMatch with a threshold for each class, that follows how well the class is learned ([FlexMatch](https://arxiv.org/abs/2110.08263))"
     @delegates(FixMatchCallback.__init__)
     def __init__(self,
         threshold:float=.95, # Threshold of a class that is fully learned, in (0, 1]
-        warmup:bool=True, # Do rows of the pool that were never selected count, when the learning status is normalised?
+        warmup:bool=True, # Do rows of the pool that were never selected count, when the learning status is normalized?
         mapping='convex', # 'linear', 'convex', 'concave', or an increasing function of the learning status
         **kwargs
     ): super().__init__(DynamicThreshold(threshold, warmup, mapping), **kwargs)

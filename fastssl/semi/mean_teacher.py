@@ -11,39 +11,43 @@ from ..checks import check_weight
 from ..schedules import SchedRampUp
 from ..losses.semi import ClassBalanceLoss
 from .consistency import ConsistencyCallback
+from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.mean_teacher.ipynb #b50b380d
+@register_method('two predictions agree')
 class PiModelCallback(ConsistencyCallback):
     "Squared difference of the predictions of two weak views, both of which learn ([Π model](https://arxiv.org/abs/1610.02242))"
     target_view,student_view = 'weak2','weak'
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
-        weight=SchedRampUp(0., 1.), # Of the unlabelled loss: a number, or a function of the share of training done
+        weight=SchedRampUp(0., 1.), # Of the unlabeled loss: a number, or a function of the share of training done
         distance:str='l2', # 'l2' or another of `consistency`
         **kwargs
     ): super().__init__(weight=weight, distance=distance, **kwargs)
-    def target_logits(self, b): return b.u[self.target_view] if self.teacher is None else super().target_logits(b)
+    def target_logits(self, b): return b.u[self.target_view] if self.teacher_decay is None else super().target_logits(b)
 
+@register_method('two predictions agree')
 class MeanTeacherCallback(ConsistencyCallback):
     "Squared difference from the prediction of an averaged teacher on another weak view ([Mean Teacher](https://arxiv.org/abs/1703.01780))"
     target_view,student_view = 'weak2','weak'
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
-        teacher:float=.99, # Decay of the teacher: .95 to .99 for a few hundred steps, .999 for 10,000 and more
-        weight=SchedRampUp(0., 1.), # Of the unlabelled loss: a number, or a function of the share of training done
+        teacher_decay:float=.99, # Decay of the teacher: .95 to .99 for a few hundred steps, .999 for 10,000 and more
+        weight=SchedRampUp(0., 1.), # Of the unlabeled loss: a number, or a function of the share of training done
         distance:str='l2', # 'l2' or another of `consistency`
         **kwargs
-    ): super().__init__(weight=weight, distance=distance, teacher=teacher, **kwargs)
+    ): super().__init__(weight=weight, distance=distance, teacher_decay=teacher_decay, **kwargs)
 
+@register_method('two predictions agree')
 class SelfEnsembleCallback(MeanTeacherCallback):
     "Mean Teacher on the rows that the teacher is sure of, with class balance ([self-ensembling](https://arxiv.org/abs/1706.05208))"
     @delegates(MeanTeacherCallback.__init__)
     def __init__(self,
         threshold=.8, # Least confidence of the teacher, in (0, 1], or a `Threshold`
         balance:float=.003, # Weight of the class balance, relative to `weight`; it also grows with the share of rows kept
-        weight=3., # Of the unlabelled loss: a number, or a function of the share of training done
+        weight=3., # Of the unlabeled loss: a number, or a function of the share of training done
         **kwargs
     ):
         super().__init__(weight=weight, threshold=threshold, **kwargs)
         self.balance = check_weight(balance, 'balance')
-    def beside(self, b, p, w): return self.now(self.balance)*ClassBalanceLoss(p.shape[1])(self.student_logits(b).softmax(1))*w.mean()
+    def extra_loss(self, b, p, w): return self.now(self.balance)*ClassBalanceLoss(p.shape[1])(self.student_logits(b).softmax(1))*w.mean()

@@ -13,6 +13,7 @@ from ..schedules import *
 from ..losses.semi import consistency, consistency_distances
 from ..training.batch import unwrap
 from ..training.step import SSLCallback
+from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.mixmatch.ipynb #b51b8ca7
 def mix_rows(
@@ -27,19 +28,20 @@ def mix_rows(
     mix = lambda t: torch.lerp(t[other], t, lam.to(t.dtype).view(-1, *[1]*(t.ndim-1)))
     return mix(x),mix(y)
 
+@register_method('two predictions agree')
 class MixMatchCallback(SSLCallback):
-    "Guessed labels, and MixUp of labelled and unlabelled rows ([MixMatch](https://arxiv.org/abs/1905.02249)). Replaces the learner's loss by cross-entropy"
+    "Guessed labels, and MixUp of labeled and unlabeled rows ([MixMatch](https://arxiv.org/abs/1905.02249)). Replaces the learner's loss by cross-entropy"
     views,classes = ('weak','weak2'),True
-    edits = 'l.weak','u.weak','u.weak2'
+    replaces = 'l.weak','u.weak','u.weak2'
     logs = 'pseudo_acc',
     def __init__(self,
         temperature:float=.5, # Of the guess: below 1 sharpens
         alpha:float=.5, # Of the Beta distribution: larger mixes more
-        weight=SchedRampUp(0., 1.), # Of the unlabelled loss: a number, or a function of the share of training done
+        weight=SchedRampUp(0., 1.), # Of the unlabeled loss: a number, or a function of the share of training done
         distance:str='l2' # 'l2' or another of `consistency`
     ):
         check_positive(temperature, 'temperature'); check_positive(alpha, 'alpha'); check_weight(weight)
-        if distance not in consistency_distances: raise ValueError(f"distance={distance!r}: must be one of {', '.join(map(repr, consistency_distances))}")
+        check_one_of(distance, consistency_distances, 'distance')
         store_attr()
     def guess(self,
         b # The batch

@@ -18,6 +18,7 @@ from ..models.multihead import TwoNetworks
 from .clusters import *
 from ..training.batch import unwrap
 from ..training.step import SSLCallback
+from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.mutual.ipynb #e22c74d6
 class ClusterHead(nn.Sequential):
@@ -31,12 +32,13 @@ class ClusterHead(nn.Sequential):
         nn.init.normal_(linear.weight, std=.001)
         super().__init__(norm, linear)
 
+@register_method('further heads and networks')
 class MutualMeanTeachingCallback(SSLCallback):
     "Learn clusters of the pool by two networks, each taught by the other's mean ([MMT](https://arxiv.org/abs/2001.01526))"
-    networks,views,draws,logs = 2,(),('weak','weak2'),('clusters','nmi')
+    networks,views,extra_views,logs = 2,(),('weak','weak2'),('clusters','nmi')
     n_found = 0                # clusters of this epoch; 0: none yet
     def __init__(self,
-        n_clusters:int=None, # Clusters, for DBSCAN the most that there may be; None: the classes of the labelled items
+        n_clusters:int=None, # Clusters, for DBSCAN the most that there may be; None: the classes of the labeled items
         cluster='kmeans', # 'kmeans', 'dbscan', or a function as these are: `partial(dbscan_labels, eps=.4)`
         pretrain:int=1, # Epochs on the labels alone; 0 if the networks come with features that are worth clustering
         decay:float=.999, # Of the mean networks: .999 for runs of 10,000 steps and more, .98–.99 for a few hundred
@@ -44,18 +46,18 @@ class MutualMeanTeachingCallback(SSLCallback):
         soft_ce:float=.5, # Share of the other mean's opinion in the cross-entropy
         soft_triplet:float=.8, # Share of the other mean's distances in the triplet loss
         label_smoothing:float=.1, # Of the clusters
-        sup_weight:float=None # Of the loss on labelled rows after `pretrain`; default: 0, and 1 for `n_clusters=None`
+        sup_weight:float=None # Of the loss on labeled rows after `pretrain`; default: 0, and 1 for `n_clusters=None`
     ):
         for n,v in dict(soft_ce=soft_ce, soft_triplet=soft_triplet, decay=decay).items(): check_share(v, n, zero=True)
         if n_clusters is not None and n_clusters<2: raise ValueError(f'n_clusters={n_clusters}: must be at least 2')
         if n_instances<2: raise ValueError(f'n_instances={n_instances}: a triplet needs at least 2 rows of a cluster')
-        if not callable(cluster) and cluster not in clusterings: raise ValueError(f'cluster={cluster!r}: must be a function, or one of {list(clusterings)}')
+        if not callable(cluster): check_one_of(cluster, clusterings, 'cluster', 'or a function')
         if n_clusters is None and cluster!='kmeans': raise ValueError("n_clusters=None makes a cluster of each class, by k-means: leave cluster='kmeans', or say n_clusters")
         store_attr()
         if sup_weight is None: self.sup_weight = float(n_clusters is None)
 
     @property
-    def output(self): return 'logits' if self.n_clusters is None else 'cluster'       # that of the head that is set to the centres
+    def output(self): return 'logits' if self.n_clusters is None else 'cluster'       # that of the head that is set to the centers
     def heads(self, nf, n_out):
         return dict(feat=nn.Identity(), **(dict(main=ClusterHead(nf, n_out)) if self.n_clusters is None else dict(cluster=ClusterHead(nf, self.n_clusters))))
     def head_of(self, net): return net.head if self.n_clusters is None else net.heads['cluster']
@@ -70,10 +72,10 @@ class MutualMeanTeachingCallback(SSLCallback):
     def setup(self):
         for n in self.nets:
             if not isinstance(self.head_of(n), ClusterHead): raise ValueError(f"{type(self).__name__}: the head of '{self.output}' must be a ClusterHead: let ssl_learner build the model")
-        if self.dls.unlabeled.bs<2*self.n_instances: raise ValueError(f'{self.dls.unlabeled.bs} unlabelled rows a step, but {self.n_instances} rows of at least two clusters are needed: raise `uratio` or `bs` in add_unlabeled')
+        if self.dls.pool.bs<2*self.n_instances: raise ValueError(f'{self.dls.pool.bs} unlabeled rows a step, but {self.n_instances} rows of at least two clusters are needed: raise `uratio` or `bs` in add_unlabeled')
         self.teacher_model = EMATeacher(unwrap(self.model), self.decay, warmup=True).train()
         self.labels,self.n_epochs = torch.full((self.n_pool,), -1),torch.tensor(0)
-    def stepped(self): self.teacher_model.update()
+    def after_opt_step(self): self.teacher_model.update()
     def before_train(self):
         self.n_found = 0
         self.n_epochs += 1
@@ -81,26 +83,23 @@ class MutualMeanTeachingCallback(SSLCallback):
         else: self.ungroup()
     def ungroup(self):
         "Give the pool its random order back"
-        pool = vars(self.dls).get('unlabeled')
+        pool = self.dls.pool
         if pool is not None and isinstance(pool.order_fn, ClusterOrder): pool.order_fn = None
     def after_fit(self): self.ungroup()
-    def __setattr__(self, k, v):
-        if k=='learn' and v is None and self.learn is not None: self.ungroup()
-        super().__setattr__(k, v)
+    def detached(self):
+        self.ungroup()
+        super().detached()
 
     @torch.no_grad()
     def features(self,
         batches # Of inputs, or of inputs and what follows them
     )->Tensor: # `(2, N, F)`, on the CPU
         "Unit features of both means, without augmentation of their own"
-        mode,res = self.teacher_model.training,[]
-        self.teacher_model.eval()
-        try:
+        res = []
+        with in_mode(self.teacher_model):
             for b in batches:
-                with self.learn.unlabeled_batch.amp():
-                    f = [self.head_of(n)[0](n.features(*b)) for n in self.means]
+                with self.learn.ssl_step.amp(): f = [self.head_of(n)[0](n.features(*b)) for n in self.means]
                 res.append(torch.stack([F.normalize(plain_float32(o), dim=1) for o in f]).cpu())
-        finally: self.teacher_model.train(mode)
         return torch.cat(res, 1)
     def embed(self,
         dl=None # A loader of items, with or without labels; default: the pool
@@ -111,7 +110,7 @@ class MutualMeanTeachingCallback(SSLCallback):
         return self.features(to_device(b[:n], self.dls.device) for b in dl).mean(0)
 
     def class_means(self)->Tensor: # `(n_out, F)`
-        "Mean feature of the labelled items of each class"
+        "Mean feature of the labeled items of each class"
         *xb,y = rows_in_memory(self.dls.train)
         fn = Pipeline(batch_transforms(self.dls.valid), split_idx=1)
         chunks = (to_device(fn(tuple(x[i] for x in xb)), self.dls.device) for i in torch.arange(len(y)).split(self.dls.valid.bs))
@@ -122,13 +121,13 @@ class MutualMeanTeachingCallback(SSLCallback):
         return torch.zeros(k, f.shape[1]).index_add_(0, labels[on], f[on])/labels[on].bincount(minlength=k)[:,None]
 
     def regroup(self):
-        "Cluster the pool, set the heads to the centres"
-        pool = self.dls.unlabeled
+        "Cluster the pool, set the heads to the centers"
+        pool = self.dls.pool
         f,seed = self.features(to_device(tuplify(b), self.dls.device) for b in self.dls.pool_dl()),mixed_seed(pool.seed, int(self.n_epochs))
         mean = f.mean(0)
         if self.n_clusters is None:
             start = self.class_means()
-            if not start.isfinite().all(): raise ValueError(f'class {int((~start.isfinite()).any(1).nonzero()[0])} has no labelled item: give n_clusters, or at least one label a class')
+            if not start.isfinite().all(): raise ValueError(f'class {int((~start.isfinite()).any(1).nonzero()[0])} has no labeled item: give n_clusters, or at least one label a class')
             labels = KMeans(self.n_out, init=start.numpy(), n_init=1).fit_predict(mean.numpy())
         else: labels = clusterings.get(self.cluster, self.cluster)(mean.numpy(), self.n_clusters, seed)
         labels = torch.as_tensor(np.asarray(labels)).long()
@@ -142,25 +141,25 @@ class MutualMeanTeachingCallback(SSLCallback):
             for o in set(state)-{'do_wd','force_train'}: del state[o]                  # averages of the gradients of other clusters
         self.n_found,self.labels = k,labels.to(self.dls.device)
         pool.set_order(ClusterOrder(labels, self.n_instances, seed))
-        hub = self.learn.unlabeled_batch
+        hub = self.learn.ssl_step
         hub.log('clusters', k)
         if pool.labels is not None: hub.log('nmi', clustering_nmi(labels, pool.labels))
 
     # ------ the step
     @property
-    def labelled(self)->float: return self.sup_weight if self.n_found else 1.
+    def label_weight(self)->float: return self.sup_weight if self.n_found else 1.
     def before_forward(self, b):
-        if not self.labelled: b.x.l.weak = b.x.u.weak                                   # no label counts: rows of the pool take the place
+        if not self.label_weight: b.x.l.weak = b.x.u.weak                                   # no label counts: rows of the pool take the place
     @property
     def sup_loss(self): return None if self.sup_weight==1 else self._sup_loss
-    def _sup_loss(self, b): return self.labelled*b.loss(b.pred, b.y) if self.labelled else b.pred.new_zeros(())
+    def _sup_loss(self, b): return self.label_weight*b.loss(b.pred, b.y) if self.label_weight else b.pred.new_zeros(())
     def outputs(self, b, net, view, **kw): return dict(zip(net.out_names, b.run(net, view, **kw)))
     def unsup_loss(self, b):
         net_a,net_b = self.nets
         learn = dict(grad=True, stats=True)
-        loss = self.labelled*b.loss(self.outputs(b, net_b, 'l.weak', **learn)['logits'], b.y) if self.labelled else 0.
+        loss = self.label_weight*b.loss(self.outputs(b, net_b, 'l.weak', **learn)['logits'], b.y) if self.label_weight else 0.
         if not self.n_found: return loss
-        own = [self.outputs(b, net_a, 'u.weak', **learn) if self.labelled else {n:o.l.weak for n,o in b.out.items()}, self.outputs(b, net_b, 'u.weak2', **learn)]
+        own = [self.outputs(b, net_a, 'u.weak', **learn) if self.label_weight else {n:o.l.weak for n,o in b.out.items()}, self.outputs(b, net_b, 'u.weak2', **learn)]
         mean = [self.outputs(b, n, v) for n,v in zip(self.means, ('u.weak','u.weak2'))]
         return loss+self.mutual(own[0], mean[1], self.labels[b.idx])+self.mutual(own[1], mean[0], self.labels[b.idx])
     def mutual(self,

@@ -8,17 +8,19 @@ __all__ = ['PseudoLabelCallback']
 # %% ../../nbs/50_semi.pseudo_label.ipynb #150e14b1
 from fastcore.meta import delegates
 from .consistency import ConsistencyCallback
+from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.pseudo_label.ipynb #3041d9ac
+@register_method('confident predictions become labels')
 class PseudoLabelCallback(ConsistencyCallback):
     "Cross-entropy of the weak view against its own confident predictions"
     student_view = 'weak'
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
         threshold=.95, # Least confidence of a pseudo-label, in (0, 1], or a `Threshold`
-        weight=1., # Of the unlabelled loss: a number, or a function of the share of training done
+        weight=1., # Of the unlabeled loss: a number, or a function of the share of training done
         hard:bool=True, # Train on the class, or on the distribution (sharpened, or a teacher's)?
         **kwargs
     ):
         super().__init__(threshold, weight, hard, **kwargs)
-        if not hard and self.temperature==1 and self.teacher is None: raise ValueError('hard=False: a distribution that is its own target has no gradient; sharpen it (temperature below 1), or let a teacher give it')
+        if not hard and self.temperature==1 and self.teacher_decay is None: raise ValueError('hard=False: a distribution that is its own target has no gradient; sharpen it (temperature below 1), or let a teacher give it')

@@ -14,7 +14,7 @@ from ..core import *
 from ..training.ema import copy_model
 from ..losses.semi import consistency
 from ..report.pseudo_labels import predict_pool
-from ..training.step import SSLCallback, UnlabeledBatch
+from ..training.step import SSLCallback, SSLStep
 
 # %% ../../nbs/51_semi.self_train.ipynb #a9d8a2ff
 class SoftTargetCallback(SSLCallback):
@@ -89,7 +89,7 @@ def _drawn(pool, rows):
 def self_train(
     learn:Learner, # Its data have a pool; its weights as they are now are what each student starts from
     rounds:int=3, # Students, one after the other
-    n_epoch:int=5, # Epochs of each fit; one has `dls.unlabeled.n_steps` steps
+    n_epoch:int=5, # Epochs of each fit; one has `dls.pool.n_steps` steps
     lr=None, # Learning rate; default: the learner's
     threshold=None, # Least confidence of an item to be kept, in (0, 1]; or one for each round
     share=None, # Share of each predicted class to be kept, the most confident; or one for each round
@@ -104,23 +104,23 @@ def self_train(
 )->pd.DataFrame: # A row a round: items kept, how many classes they have, their accuracy where hidden labels are known, and the metrics; also in `learn.rounds`
     "Train a teacher on labels, then students on its pseudo-labels of the pool, each the teacher of the next; `learn.model` becomes the last one"
     dls = learn.dls
-    pool = vars(dls).get('unlabeled')
-    if pool is None: raise ValueError('self-training needs unlabelled items, and these data have none: dls.add_unlabeled(items)')
+    pool = dls.pool
+    if pool is None: raise ValueError('self-training needs unlabeled items, and these data have none: dls.add_unlabeled(items)')
     if rounds<1: raise ValueError(f'rounds={rounds}: must be at least 1')
     for r in range(1, rounds+1):
         for n,x in dict(threshold=threshold, share=share).items():
             if (x:=_of_round(x, r, rounds, n)) is not None: check_share(x, n)
-    if view is None: view = 'strong' if 'strong' in dls.views.added else 'weak'
-    dls.views.check(view, 'self_train')
+    if view is None: view = 'strong' if 'strong' in dls.view_maker.added else 'weak'
+    dls.view_maker.check(view, 'self_train')
     if not callable(verb:=getattr(learn, fit, None)): raise ValueError(f"fit='{fit}': the learner has no verb of this name; take 'fit_one_cycle', 'fit', 'fit_flat_cos' …")
     initial,teacher,rows = None if student else copy_model(learn.model),learn.model if trained else None,[]
-    others = [m for m in learn._grab_cbs(SSLCallback) if m.views or m.draws]       # methods that use the whole pool
+    others = [m for m in learn._grab_cbs(SSLCallback) if m.views or m.extra_views]       # methods that use the whole pool
     def _done(**row):
         rows.append({**row, **_finished(learn)})
         learn.rounds = pd.DataFrame(rows)
     if trained: _done(round=0)
     else:
-        with learn.added_cbs([] if learn._grab_cbs(UnlabeledBatch) else UnlabeledBatch()): verb(n_epoch, lr, **kwargs)      # as many steps as a student has
+        with learn.added_cbs([] if learn._grab_cbs(SSLStep) else SSLStep()): verb(n_epoch, lr, **kwargs)      # as many steps as a student has
         teacher = learn.model
         _done(round=0)
     try:

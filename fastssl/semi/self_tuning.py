@@ -18,6 +18,7 @@ from ..training.ema import EMATeacher
 from ..models.heads import *
 from ..training.batch import unwrap
 from ..training.step import SSLCallback
+from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.self_tuning.ipynb #40b7ce95
 class ClassQueue(Module):
@@ -33,6 +34,9 @@ class ClassQueue(Module):
         self.register_buffer('queue_list', F.normalize(torch.randn(projection_dim, K*num_classes), dim=0))
         self.register_buffer('queue_ptr', torch.zeros(num_classes, dtype=torch.long))
         self.register_buffer('scratch', torch.full((K*num_classes,), -1), persistent=False)
+        correct = torch.zeros(1, 1+K*num_classes)
+        correct[:,:K+1] = 1/(K+1)                                                # the own key, and those of the own class
+        self.register_buffer('correct', correct, persistent=False)
 
     @in_float32
     def contrast(self,
@@ -47,9 +51,7 @@ class ClassQueue(Module):
         sim = (h_q@self.queue_list.to(h_q.dtype, copy=True)).view(N, C, K).gather(1, order[...,None].expand(N, C, K))
         own = (h_q*h_k.detach()).sum(1, keepdim=True)
         logp = (torch.cat([own, sim.flatten(1)], 1)/self.T).log_softmax(1)
-        target = torch.zeros_like(logp)
-        target[:,:K+1] = 1/(K+1)
-        return logp, target
+        return logp, self.correct.to(logp.dtype).expand_as(logp)
 
     @torch.no_grad()
     def enqueue(self,
@@ -148,26 +150,27 @@ class SelfTuning(Module):
         return *self.queue(h_q, h_k, labels), y_q
 
 # %% ../../nbs/50_semi.self_tuning.ipynb #8c54b397
+@register_method('further heads and networks')
 class SelfTuningCallback(SSLCallback):
     "Contrast of strong views with a queue of keys of each class, by label or pseudo-label ([Self-Tuning](https://arxiv.org/abs/2102.12903))"
-    views,draws,edits = ('strong',),('strong2',),('l.weak',)
+    views,extra_views,replaces = ('strong',),('strong2',),('l.weak',)
     logs,classes = ('pseudo_acc',),True
     def __init__(self,
         K:int=32, # Keys kept for each class
-        momentum:float=.999, # Of the key encoder; .99 or less in short runs
+        decay:float=.999, # Of the key encoder; .99 or less in short runs
         T:float=.07, # Temperature of the contrast
         projection_dim:int=128, # Size of a projection
         weight=1. # Of the contrast: a number, or a function of the share of training done
     ):
-        check_positive(K, 'K'); check_share(momentum, 'momentum', zero=True); check_positive(T, 'T'); check_weight(weight)
+        check_positive(K, 'K'); check_share(decay, 'decay', zero=True); check_positive(T, 'T'); check_weight(weight)
         store_attr()
     def heads(self, nf, n_out): return dict(proj=nn.Sequential(nn.Linear(nf, self.projection_dim), Normalize2d()))
     def setup(self):
         net = unwrap(self.model)
-        self.key = EMATeacher(net, self.momentum).train()
+        self.key = EMATeacher(net, self.decay).train()
         dim = first(m.out_features for m in reversed(list(net.heads['proj'].modules())) if isinstance(m, nn.Linear))
         self.queue = ClassQueue(dim, self.n_out, self.K, self.T)
-    def stepped(self): self.key.update()
+    def after_opt_step(self): self.key.update()
     def before_forward(self, b): b.x.l.weak = b.x.l.strong
     def sup_loss(self, b): return b.loss(b.pred, b.y)
     def unsup_loss(self, b):

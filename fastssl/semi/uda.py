@@ -10,12 +10,13 @@ from fastai.basics import *
 from ..checks import *
 from ..core import *
 from .consistency import ConsistencyCallback
+from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.uda.ipynb #12b45b9c
 tsa_schedules = dict(linear=lambda pct: pct, exp=lambda pct: math.exp(5*(pct-1)), log=lambda pct: 1-math.exp(-5*pct))
 
 def tsa_loss(
-    logits:Tensor, # Of labelled rows `(N, C)`
+    logits:Tensor, # Of labeled rows `(N, C)`
     y:Tensor, # Their labels `(N,)`
     pct:float, # Share of training done
     schedule:str='linear' # 'linear', 'exp' or 'log'
@@ -27,19 +28,20 @@ def tsa_loss(
     keep = (loss.detach()>=-math.log(most)).to(loss.dtype)
     return (loss*keep).sum()/keep.sum().clamp(min=1)
 
+@register_method('confident predictions become labels')
 class UDACallback(ConsistencyCallback):
     "KL divergence of the strong view from the confident, sharpened predictions of the weak view ([UDA](https://arxiv.org/abs/1904.12848))"
     mean_over_kept = True
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
         threshold=.8, # Least confidence of a target, in (0, 1], or a `Threshold`
-        weight=1., # Of the unlabelled loss: a number, or a function of the share of training done
+        weight=1., # Of the unlabeled loss: a number, or a function of the share of training done
         temperature:float=.4, # Of the target: below 1 sharpens
         student_temperature:float=1., # Divides the student's logits
         tsa:str=None, # Training signal annealing: 'linear', 'exp' or 'log'; None: off. It replaces the learner's loss by cross-entropy
         **kwargs
     ):
-        if tsa not in (None, *tsa_schedules): raise ValueError(f"tsa={tsa!r}: must be None, {', '.join(map(repr, tsa_schedules))}")
+        check_one_of(tsa, (None, *tsa_schedules), 'tsa')
         super().__init__(threshold, weight, temperature=temperature, distance='kl', **kwargs)
         self.student_temperature,self.tsa = check_positive(student_temperature, 'student_temperature'),tsa
     @property

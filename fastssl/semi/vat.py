@@ -12,6 +12,7 @@ from ..core import *
 from ..losses.semi import consistency
 from .consistency import ConsistencyCallback
 from ..training.batch import unwrap
+from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.vat.ipynb #f88ef3c9
 @contextmanager
@@ -28,6 +29,7 @@ def draw_state(device): return (torch.get_rng_state(), *([torch.cuda.get_rng_sta
 
 def _unit(d): return d*(d[0].numel()**.5/d.flatten(1).norm(dim=1).clamp(min=1e-12)).view(-1, *[1]*(d.ndim-1))
 
+@register_method('two predictions agree')
 class VATCallback(ConsistencyCallback):
     "KL divergence under the worst change of the input, and low entropy ([VAT](https://arxiv.org/abs/1704.03976))"
     target_view = student_view = 'weak'
@@ -61,4 +63,4 @@ class VATCallback(ConsistencyCallback):
         "Logits with the dropout of the clean pass"
         with same_draws(b.clean_draws, b.idx.device): return b.run(self.net, xs, grad=True, output='logits', **kw)
     def student_logits(self, b): return self.again(b, self.worst(b, self.target_logits(b).softmax(1)))
-    def beside(self, b, p, w): return self.now(self.entropy)*soft_cross_entropy(b.u.weak, b.u.weak.softmax(1)).mean()
+    def extra_loss(self, b, p, w): return self.now(self.entropy)*soft_cross_entropy(b.u.weak, b.u.weak.softmax(1)).mean()

@@ -50,8 +50,8 @@ class AdversarialCallback(SSLCallback):
         n = self.n_epoch*self.n_iter
         l.hi,l.max_iters = self.hi*self.at_work,self.max_iters*(n if self.by_share else 1)
         if self.by_share: l.iter_num.fill_(round(n*max(0, self.progress)))
-    def stepped(self):
-        super().stepped()
+    def after_opt_step(self):
+        super().after_opt_step()
         l, = self.driven
         self.log('coeff', l.coeff())
         if self.at_work and not self.by_share: l.step()

@@ -8,6 +8,8 @@ __all__ = ['ema_decay', 'copy_model', 'EMATeacher', 'in_fit', 'EMACallback']
 # %% ../../nbs/30_training.ema.ipynb #0a8f4952
 from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
+from .callback import AttachedCallback
+from ..checks import check_one_of
 
 # %% ../../nbs/30_training.ema.ipynb #83d66a67
 def ema_decay(
@@ -33,10 +35,10 @@ class EMATeacher(nn.Module):
         model:nn.Module, # The student; `update` follows it
         alpha:float=.999, # Decay
         warmup:bool=False, # Let the decay grow into `alpha`, by `ema_decay`?
-        buffers:str='auto' # Running statistics of normalisation layers: 'lerp' averages them too, 'copy' takes the student's, 'auto' decides by their momentum
+        buffers:str='auto' # Running statistics of normalization layers: 'lerp' averages them too, 'copy' takes the student's, 'auto' decides by their momentum
     ):
         super().__init__()
-        if buffers not in ('auto','lerp','copy'): raise ValueError(f"buffers={buffers!r}: must be 'auto', 'lerp' or 'copy'")
+        check_one_of(buffers, ('auto','lerp','copy'), 'buffers')
         self.model = copy_model(model).requires_grad_(False)
         self.warmup,self.buffer_mode,self.n = warmup,buffers,0
         self.set_alpha(alpha)
@@ -112,7 +114,7 @@ class _Guarded(GetAttr):
         finally:
             if not done: self.undo()
 
-class EMACallback(Callback):
+class EMACallback(AttachedCallback):
     "Validate with the exponential moving average of the weights and leave it in `learn.model` after fit"
     order,run_valid = SaveModelCallback.order-1,False
     teacher = raw = None
@@ -146,11 +148,10 @@ class EMACallback(Callback):
     def after_cancel_validate(self):
         if in_fit(self.learn) and not self.aside: self.ema_in()
     def after_fit(self): self.after_cancel_validate()
-    def __setattr__(self, k, v):
-        if k=='learn' and v is None and self.learn is not None and self.raw is not None:
-            self.raw_in()
-            print('EMACallback leaves: learn.model has its raw weights again. To keep the average, give the callback to the learner, not to fit.')
-        super().__setattr__(k, v)
+    def detached(self):
+        if self.raw is None: return
+        self.raw_in()
+        print('EMACallback leaves: learn.model has its raw weights again. To keep the average, give the callback to the learner, not to fit.')
 
     # ------ what
     @staticmethod
@@ -171,10 +172,6 @@ class EMACallback(Callback):
         else: self.teacher = None
         self.raw = None
 
-    def __deepcopy__(self, memo):
-        new = memo[id(self)] = type(self).__new__(type(self))
-        new.__dict__.update({k:deepcopy(v, memo) for k,v in vars(self).items()})
-        return new
     def state_dict(self): return dict(teacher=self.teacher and self.teacher.state_dict(), raw=self.raw and [t.clone() for t in self.raw])
     def load_state_dict(self,
         state:dict # From `state_dict`
