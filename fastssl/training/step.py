@@ -51,6 +51,7 @@ class SSLCallback(AttachedCallback):
     steps = None            # def steps(self, b:SSLBatch): yield an `ExtraStep` for each further optimizer step on this batch
     hooked_outputs = {}     # outputs of inner modules: name → path in the model; read as `b.<name>`, by side and view
     through_weak = False    # does it train through the pool's weak view? Then `forward='no_grad'` raises
+    forward = None          # how its rows go through the model when `SSLStep` decides: 'joint', 'separate' or None (as batch norms need it)
     networks = 1            # 2: the method trains two networks, and the model is a `TwoNetworks`
     replaces = ()           # rows that `before_forward` replaces, as 'u.weak' or 'l.weak': no other method may read them
     classes = False         # must labels be classes, one per row?
@@ -189,12 +190,12 @@ class SSLStep(AttachedCallback):
     epoch_dl = view_maker = saved = ms = base_loss = None
     extra_params,extra_opt_state = (),{}        # parameters of methods in the optimizer now; the optimizer's state of all that ever were
     checked = canceled = labels_checked = False
-    pct = 0.
+    pct,mode = 0.,'joint'
     def __init__(self,
-        forward:str='joint', # How the rows go through the model: 'joint', 'no_grad' or 'separate'
+        forward:str='auto', # How the rows go through the model: 'joint', 'separate' or 'no_grad'; 'auto' takes 'separate' if batch norms train, else 'joint'
         auto:bool=False # Added by a method, and to leave with the last one?
     ):
-        check_one_of(forward, ('joint','no_grad','separate'), 'forward')
+        check_one_of(forward, ('auto','joint','no_grad','separate'), 'forward')
         store_attr()
         self.history,self.pending = {},{}
 
@@ -237,7 +238,7 @@ class SSLStep(AttachedCallback):
         if several and self.learn._grab_cbs(GradientAccumulation):
             raise ValueError(f'{type(several).__name__} makes several optimizer steps per batch, which cannot be accumulated over batches: remove GradientAccumulation')
         through = first(ms, lambda m: m.through_weak)
-        if through and self.forward=='no_grad':
+        if through and self.mode=='no_grad':
             raise ValueError(f"{type(through).__name__} trains through the weak view of the pool, which has no gradient with forward='no_grad': use 'joint' or 'separate'")
         net,pair = unwrap(self.model),first(ms, lambda m: m.networks==2)
         if pair and not isinstance(net, TwoNetworks):
@@ -257,6 +258,7 @@ class SSLStep(AttachedCallback):
         self.ms,pool = self.methods,self.dls.pool
         self.outputs = getattr(unwrap(self.model), 'out_names', ('logits',))
         self.hooked_outputs = merge(*(m.hooked_outputs for m in self.ms))
+        self.mode = self._mode()
         if not self.checked: self._check()
         self.replacing = first(self.ms, lambda m: m.sup_loss is not None)
         self.rows = self._rows(*(m.reads(extra=False) for m in self.ms))
@@ -268,6 +270,12 @@ class SSLStep(AttachedCallback):
         self._train_extra([p for m in self.ms for p in m.trained()])
         self.epoch_dl.on_end = partial(self._after_epoch_loop, self.ms)
         if hasattr(self.learn, 'lr_finder') and self.saved is None: self.saved = [m.state_dict() for m in self.ms],pool and pool.pos
+    def _mode(self):
+        "How the rows go through the model in this epoch"
+        if self.forward!='auto': return self.forward
+        asked = first(m.forward for m in self.ms if m.forward)
+        if asked: return asked
+        return 'separate' if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.model.modules()) else 'joint'
     def _rows(self, *reads):
         "The learner's own rows, then those of the methods: unlabeled before labeled"
         rows = L(row for r in reads for row in r).unique().filter(lambda row: row!=('l','weak'))
@@ -303,13 +311,13 @@ class SSLStep(AttachedCallback):
     def _groups(self, b, rows):
         "Which of `rows` go through the model together; the first group of the main pass holds the learner's own"
         shapes = {tuple(x.shape[1:] for x in inputs) for inputs in b.draw(rows)}
-        if self.forward=='no_grad' and rows is self.rows:
+        if self.mode=='no_grad' and rows is self.rows:
             weak = [(side,view) for side,view in rows if side=='u' and ViewMaker.kind(view)=='weak']
             rest = [row for row in rows if row not in weak]
             return [rest, weak] if weak else [rest]
-        if self.forward=='separate': return [[row] for row in rows]
+        if self.mode=='separate': return [[row] for row in rows]
         if len(shapes)==1: return [rows]
-        if self.forward=='joint' and any(len(x)==3 for xs in shapes for x in xs):
+        if self.mode=='joint' and any(len(x)==3 for xs in shapes for x in xs):
             raise ValueError(f"images of one step differ in shape: {sorted(tuple(map(tuple, xs)) for xs in shapes)}; add item_tfms=Resize(…), or use SSLStep('separate')")
         return [[row] for row in rows]                      # padded texts differ in length
 
@@ -318,7 +326,7 @@ class SSLStep(AttachedCallback):
         first_group,*others = b.groups
         self.learn.pred = b.split(first_group, self.pred)
         for group in others:
-            with torch.set_grad_enabled(self.forward!='no_grad'): b.split(group, self.model(*b.join(group)))
+            with torch.set_grad_enabled(self.mode!='no_grad'): b.split(group, self.model(*b.join(group)))
         self.learn.xb = tuplify(b.x.l.weak)
         if b.y is not b.given_y: self.learn.yb = tuplify(b.y)
         b.end_forward()
@@ -343,7 +351,7 @@ class SSLStep(AttachedCallback):
     def _weighted_loss(self, m, b):
         weight,loss = m.now(m.weight),m.unsup_loss(b)
         _check_number(loss, f'{type(m).__name__}.unsup_loss')
-        if self.forward=='no_grad' and isinstance(loss, Tensor) and not loss.requires_grad:
+        if self.mode=='no_grad' and isinstance(loss, Tensor) and not loss.requires_grad:
             raise ValueError(f"the loss of {type(m).__name__} has no gradient when weak views have none: it cannot be used with forward='no_grad'")
         self.log(f'{m.name}_loss', loss)
         return weight*loss
