@@ -10,9 +10,9 @@ from fastai.basics import *
 
 # %% ../../nbs/30_training.callback.ipynb #a4348a91
 class AttachedCallback(Callback):
-    "A `Callback` that is called when it joins and when it leaves a learner, and for no event that it does not handle"
-    def attached(self): "`self.learn` has just been set"
-    def detached(self): "The callback is about to leave `self.learn`"
+    "A `Callback` with handlers for joining and leaving a learner; events that it does not handle are skipped"
+    def attached(self): "Called after `self.learn` has been set"
+    def detached(self): "Called before the callback leaves `self.learn`"
 
     def __setattr__(self, name, value):
         if name!='learn': return super().__setattr__(name, value)
@@ -20,9 +20,9 @@ class AttachedCallback(Callback):
         super().__setattr__(name, value)
         if value is not None: self.attached()
     def __call__(self, event):
-        "fastai looks up the handler of an event on the learner and the model too, which costs more than a small step can afford"
+        "Skip events without a handler here: fastai would look for one on the learner and the model too, which is slow in a small step"
         if event=='after_fit' or event in vars(self) or hasattr(type(self), event): super().__call__(event)
     def __deepcopy__(self, memo):
         new = memo[id(self)] = type(self).__new__(type(self))
-        new.__dict__.update({k:deepcopy(v, memo) for k,v in vars(self).items()})        # without `__setattr__`: a copy joins nothing
+        new.__dict__.update({k:deepcopy(v, memo) for k,v in vars(self).items()})        # without `__setattr__`: a copy does not join again
         return new

@@ -17,7 +17,7 @@ def _who(ms): return ' and '.join(type(m).__name__ for m in ms)
 
 def _check_outputs(out_names):
     if taken:=sorted(set(out_names)&reserved_names):
-        raise ValueError(f'outputs of the model are called {taken}, which are names of the batch itself: rename them')
+        raise ValueError(f'outputs of the model are called {taken}, which are names of attributes of the batch: rename them')
     if 'logits' not in out_names: raise ValueError(f"the model's out_names {list(out_names)} have no 'logits'")
 
 def _check_names(methods):
@@ -31,7 +31,7 @@ def _check_one_sup_loss(methods):
 def _check_parts(methods):
     for a,b in combinations(methods, 2):
         if any(p is q for p in a.parts for q in b.parts):
-            raise ValueError(f'{_who([a, b])} share a threshold or another part, which each would move: give each its own')
+            raise ValueError(f'{_who([a, b])} share a threshold or another part, which both would update: give each its own')
 
 def _check_replaced_rows(methods):
     for m in methods:
@@ -59,20 +59,21 @@ def _check_heads(m, out_names):
     with torch.device('meta'): wanted = set(m.heads(256, 2))-{'main','neck'}
     if missing:=sorted(wanted-set(out_names)):
         parts = ', '.join(f'{name}=…' for name in missing)
-        raise ValueError(f"{_who([m])} reads the outputs {missing} of the model, which has {list(out_names)}: let ssl_learner build it, or use MultiHead(body, neck, head, {parts})")
+        fix = f'let ssl_learner build it, or use MultiHead(body, neck, head, {parts})'
+        raise ValueError(f"{_who([m])} reads the outputs {missing} of the model, which has {list(out_names)}: {fix}")
 
 def check_methods(
-    methods, # `SSLCallback`s of one learner
+    methods, # The learner's `SSLCallback`s
     dls:DataLoaders, # Its data
-    out_names=('logits',) # Outputs of its model
+    out_names=('logits',) # Names of its model's outputs
 ):
-    "Raise an error that says how to fix it if `methods` cannot run together on `dls`"
+    "Raise an error unless `methods` can run together on `dls`, with a model of these outputs"
     _check_outputs(out_names)
     _check_names(methods)
     _check_one_sup_loss(methods)
     _check_parts(methods)
     _check_replaced_rows(methods)
-    if num_distrib()>1: raise NotImplementedError('semi-supervised steps in distributed training are not there yet: train on one device')
+    if num_distrib()>1: raise NotImplementedError('semi-supervised steps do not support distributed training yet: train on one device')
     for m in methods:
         _check_numbers(m)
         _check_views(m, dls)

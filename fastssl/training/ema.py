@@ -13,39 +13,42 @@ from ..checks import check_one_of
 
 # %% ../../nbs/30_training.ema.ipynb #83d66a67
 def ema_decay(
-    step:int, # Updates so far: 0 at the first
-    decay:float=.999, # What it grows to
-    warmup:bool=True # Off: `decay` from the start
+    step:int, # Number of updates so far: 0 at the first
+    alpha:float=.999, # Final decay
+    warmup:bool=True # Let the decay grow? Otherwise it is `alpha` from the start
 )->float: # Decay of this update
-    r"Decay at `step`: $\min(\alpha, (1+t)/(10+t))$, so that about the last ninth of a young run is averaged"
-    return min(decay, (1+step)/(10+step)) if warmup else decay
+    r"Decay at `step`: $\min(\alpha, (1+t)/(10+t))$, which averages about the last ninth of a young run"
+    return min(alpha, (1+step)/(10+step)) if warmup else alpha
 
 # %% ../../nbs/30_training.ema.ipynb #a8d84f2e
 def copy_model(
-    model:nn.Module # Any
+    model:nn.Module # Any model
 )->nn.Module:
-    "A deep copy, also of a model that keeps tensors of a graph among its attributes"
-    return deepcopy(model, {id(v):v.detach().clone() for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf})
+    "A deep copy, even if `model` keeps tensors of an autograd graph among its attributes"
+    attributes = [v for m in model.modules() for v in vars(m).values()]
+    in_graph = [v for v in attributes if isinstance(v, Tensor) and not v.is_leaf]
+    return deepcopy(model, {id(v):v.detach().clone() for v in in_graph})
 
 # %% ../../nbs/30_training.ema.ipynb #b6f450b8
 class EMATeacher(nn.Module):
     "A frozen copy of `model` whose weights follow it as an exponential moving average"
     student = None
     def __init__(self,
-        model:nn.Module, # The student; `update` follows it
+        model:nn.Module, # The student, which `update` follows
         alpha:float=.999, # Decay
         warmup:bool=False, # Let the decay grow into `alpha`, by `ema_decay`?
-        buffers:str='auto' # Running statistics of normalization layers: 'lerp' averages them too, 'copy' takes the student's, 'auto' decides by their momentum
+        buffers:str='auto' # Running statistics: 'lerp' averages them, 'copy' copies the student's, 'auto' decides by their momentum
     ):
         super().__init__()
         check_one_of(buffers, ('auto','lerp','copy'), 'buffers')
         self.model = copy_model(model).requires_grad_(False)
-        self.warmup,self.buffer_mode,self.n = warmup,buffers,0
+        self.warmup,self.buffer_mode = warmup,buffers
+        self.n = 0
         self.set_alpha(alpha)
         self._follow(model)
 
     def set_alpha(self,
-        alpha:float # In [0, 1]: 0 copies the student, .999 averages about 1,000 steps, 1 leaves the teacher as it is
+        alpha:float # Decay in [0, 1]: 0 copies the student, .999 averages about 1,000 steps, 1 freezes the teacher
     ):
         "Change the decay"
         if not 0<=alpha<=1: raise ValueError(f'alpha={alpha}: the decay must be in [0, 1]')
@@ -53,34 +56,39 @@ class EMATeacher(nn.Module):
     def forward(self, *xb): return self.model(*xb)
 
     def _follow(self, model):
-        "Pair the tensors with those of `model`, once: an update then is a few calls for all of them"
-        self.__dict__['student'] = model                # no submodule: the teacher's state is its own
-        self.__dict__['weights'] = list(self.model.parameters()),list(model.parameters())     # the parameters themselves: they outlive what `.to` makes of their data
-        stats,rest,norms = {},[],{}
+        "Pair the tensors with those of `model`, once: an update is then a few calls for all of them"
+        stats,rest = {},[]
         for t,s in zip(self.model.modules(), model.modules()):
             for (k,a),b in zip(t.named_buffers(recurse=False), s.buffers(recurse=False)):
-                if k.startswith('running_') and a.is_floating_point(): stats.setdefault(t.momentum or 0., []).append((a,b))
+                is_stat = k.startswith('running_') and a.is_floating_point()
+                if is_stat: stats.setdefault(t.momentum or 0., []).append((a,b))
                 else: rest.append((a,b))
-        self.__dict__['stats'] = {m:tuple(map(list, zip(*ps))) for m,ps in stats.items()}
-        self.__dict__['rest'] = tuple(map(list, zip(*rest))) or ([],[])
-        self.__dict__['keys'] = self._keys()
+        own = self.__dict__                              # not `setattr`: the student is no submodule, so the teacher's state does not contain it
+        own['student'] = model
+        own['weights'] = list(self.model.parameters()),list(model.parameters())      # not their data, which `.to` replaces
+        own['stats'] = {momentum:self._in_two_lists(pairs) for momentum,pairs in stats.items()}
+        own['rest'] = self._in_two_lists(rest)
+        own['keys'] = self._keys()
+    @staticmethod
+    def _in_two_lists(pairs): return [a for a,_ in pairs],[b for _,b in pairs]
     def _keys(self):
-        "`.to`, `.double` … replace all buffers, `load_state_dict(assign=True)` all parameters: the first of each tells"
+        "`.to`, `.double` … replace all buffers, `load_state_dict(assign=True)` all parameters: the first of each shows it"
         return [id(next(it, None)) for m in (self.model, self.student) for it in (m.parameters(), m.buffers())]
 
     @torch.no_grad()
     def update(self,
-        model:nn.Module=None # Follow this student from now on; default: the one it has
+        model:nn.Module=None # A student to follow from now on; default: the present one
     ):
-        "Move the weights towards the student's"
+        "Move the weights towards those of the student"
         if model is not None and model is not self.student: self._follow(model)
-        if self.student is None: raise ValueError('the teacher was unpickled without its student: update(model)')
+        if self.student is None: raise ValueError('the teacher was unpickled without its student: call update(model)')
         if self._keys()!=self.keys: self._follow(self.student)
         a = ema_decay(self.n, self.alpha, self.warmup)
         self.n += 1
         if self.weights[0]: torch._foreach_lerp_(*self.weights, 1-a)
-        for mom,(ts,ss) in self.stats.items():
-            if self.buffer_mode=='lerp' or (self.buffer_mode=='auto' and mom>1-a): torch._foreach_lerp_(ts, ss, 1-a)
+        for momentum,(ts,ss) in self.stats.items():
+            average = self.buffer_mode=='lerp' or (self.buffer_mode=='auto' and momentum>1-a)
+            if average: torch._foreach_lerp_(ts, ss, 1-a)
             else: torch._foreach_copy_(ts, ss)
         for t,s in zip(*self.rest): t.copy_(s)
 
@@ -95,14 +103,14 @@ class EMATeacher(nn.Module):
 
 # %% ../../nbs/30_training.ema.ipynb #3a13e597
 def in_fit(
-    learn:Learner # In the middle of an event
+    learn:Learner # A learner that is handling an event
 )->bool:
-    "Does the event belong to `fit`, and not to a `validate` or `get_preds`?"
+    "Is the event part of a `fit`, not of a `validate` or `get_preds`?"
     return not learn.lock.locked()
 
 # %% ../../nbs/30_training.ema.ipynb #dc8a926d
 class _Guarded(GetAttr):
-    "A loader that calls `undo` when the loop over it does not come to its end"
+    "A loader that calls `undo` if the loop over it does not finish"
     _default = 'dl'
     def __init__(self, dl, undo): store_attr()
     def __len__(self): return len(self.dl)
@@ -121,20 +129,21 @@ class EMACallback(AttachedCallback):
     stepping = False
     _stateattrs = ('teacher','raw')
     def __init__(self,
-        decay:float=.999, # About 1/(1−decay) steps are averaged: .999 for runs of 10,000 steps and more, .98–.99 for a few hundred
-        warmup:bool=True, # Let the decay grow into `decay`?
-        buffers:str='auto' # As in `EMATeacher`
+        decay:float=.999, # Averages about 1/(1−decay) steps: .999 for runs of 10,000 steps or more, .98–.99 for a few hundred
+        warmup:bool=True, # Let the decay grow towards `decay`?
+        buffers:str='auto' # Running statistics: 'lerp', 'copy' or 'auto', as in `EMATeacher`
     ):
-        EMATeacher(nn.Identity(), decay, warmup, buffers)  # says what is wrong with them
         store_attr()
+        self._new_teacher(nn.Identity())                 # raises if an argument is invalid
+    def _new_teacher(self, model): return EMATeacher(model, self.decay, self.warmup, self.buffers)
 
-    # ------ when
+    # ------ events
     @property
-    def aside(self): return hasattr(self.learn, 'lr_finder')
+    def aside(self)->bool: return hasattr(self.learn, 'lr_finder')
     def before_train(self):
         if self.aside: return
         self.raw_in()
-        if self.teacher is None or self.teacher.student is not self.model: self.teacher = EMATeacher(self.model, self.decay, self.warmup, self.buffers)
+        if self.teacher is None or self.teacher.student is not self.model: self.teacher = self._new_teacher(self.model)
     def before_batch(self):
         if self.raw is not None and not self.aside: self.before_train()  # a step never starts from averaged weights
     def before_step(self): self.stepping = True       # not reached when an earlier callback cancels the step
@@ -151,19 +160,19 @@ class EMACallback(AttachedCallback):
     def detached(self):
         if self.raw is None: return
         self.raw_in()
-        print('EMACallback leaves: learn.model has its raw weights again. To keep the average, give the callback to the learner, not to fit.')
+        print('EMACallback was removed: learn.model has its raw weights again. To keep the average, pass the callback to the learner, not to fit.')
 
-    # ------ what
+    # ------ weights
     @staticmethod
     def tensors(model): return [*(p.detach() for p in model.parameters()), *model.buffers()]
     def ema_in(self):
-        "Put the average into the model; a second call changes nothing"
+        "Put the average into the model; a second call does nothing"
         if self.teacher is None or self.raw is not None: return
         now = self.tensors(self.model)
         self.raw = [t.clone() for t in now]
         with torch.no_grad(): torch._foreach_copy_(now, self.tensors(self.teacher.model))
     def raw_in(self):
-        "Put the raw weights back, unless someone changed the model meanwhile: then it counts, and the average is dropped"
+        "Put the raw weights back. If the model was changed in between, keep it and drop the average"
         if self.raw is None: return
         now = self.tensors(self.model)
         same = self.teacher.student is self.model and all(map(torch.equal, now, self.tensors(self.teacher.model)))
@@ -172,11 +181,17 @@ class EMACallback(AttachedCallback):
         else: self.teacher = None
         self.raw = None
 
-    def state_dict(self): return dict(teacher=self.teacher and self.teacher.state_dict(), raw=self.raw and [t.clone() for t in self.raw])
+    def state_dict(self)->dict:
+        teacher = None if self.teacher is None else self.teacher.state_dict()
+        raw = None if self.raw is None else [t.clone() for t in self.raw]
+        return dict(teacher=teacher, raw=raw)
     def load_state_dict(self,
-        state:dict # From `state_dict`
+        state:dict # Result of `state_dict`
     ):
-        "Go on from `state`; the model's own weights are the caller's to restore"
-        self.teacher = state['teacher'] and EMATeacher(self.model, self.decay, self.warmup, self.buffers)
-        if self.teacher: self.teacher.load_state_dict(state['teacher'])
-        self.raw = state['raw'] and [t.to(o.device) for t,o in zip(state['raw'], self.tensors(self.model))]
+        "Restore `state`, but not the model's own weights"
+        self.teacher = self.raw = None
+        if state['teacher'] is not None:
+            self.teacher = self._new_teacher(self.model)
+            self.teacher.load_state_dict(state['teacher'])
+        if state['raw'] is not None:
+            self.raw = [t.to(o.device) for t,o in zip(state['raw'], self.tensors(self.model))]
