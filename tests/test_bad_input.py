@@ -133,7 +133,7 @@ def test_pool_smaller_than_a_batch(d):
     fit(ssl_learner(dls, tiny_cnn(3, 2, nf=4), cbs=FixMatchCallback()))
 
 def test_hidden_labels_of_other_classes(d):
-    with pytest.raises(ValueError, match=r"\['cat'\] are no classes of the labeled data, which are \['a', 'b'\]"): folder_dls(d, labels=lambda f: 'cat')
+    with pytest.raises(ValueError, match=r"\['cat'\] are not classes of the labeled data, which are \['a', 'b'\]"): folder_dls(d, labels=lambda f: 'cat')
     with pytest.raises(ValueError, match='2 hidden labels for 10'): folder_dls(d, labels=['a','b'])
 
 def test_unknown_method(d):
