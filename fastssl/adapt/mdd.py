@@ -8,6 +8,7 @@ __all__ = ['mdd_heads', 'MDDImageClassifier', 'regression_head', 'MDDImageRegres
 # %% ../../nbs/60_adapt.mdd.ipynb #fb85e165
 from fastai.basics import *
 from ..training.adversarial import AdversarialCallback
+from ..training.batch import SSLBatch
 from ..checks import check_count, check_share, check_weight
 from ..models.heads import *
 from ..models.layers import *
@@ -16,12 +17,12 @@ from ..training.registry import register_method
 
 # %% ../../nbs/60_adapt.mdd.ipynb #c82e4691
 def mdd_heads(
-    nf:int, # Features that both heads see
+    nf:int, # Number of features that both heads see
     num_classes:int, # Number of classes
-    width:int, # Hidden features of both
+    width:int, # Number of hidden features of both heads
     p:float=.5 # Dropout
 )->list: # Main head and adversarial head
-    "Two heads of one shape"
+    "Two heads of the same shape"
     return [init_normal(mlp_head(nf, width, num_classes, p), .01) for _ in range(2)]
 
 class MDDImageClassifier(MethodModel):
@@ -29,11 +30,11 @@ class MDDImageClassifier(MethodModel):
     def __init__(self,
         backbone, # timm name, torchvision or fastai function, or a module that returns features
         num_classes:int, # Number of classes
-        bottleneck_dim:int=1024, # Features after the bottleneck
-        width:int=1024, # Hidden features of both heads
-        grl:nn.Module=None, # Gradient-reversal layer; by default warmed up to .1 with time constant 1000
-        finetune:bool=True, # Train the backbone at a tenth of the rate?
-        pool_layer:nn.Module=None # Features of the backbone → vectors; by default the mean over pixels
+        bottleneck_dim:int=1024, # Number of features after the bottleneck
+        width:int=1024, # Number of hidden features of both heads
+        grl:nn.Module=None, # Gradient-reversal layer; default: warmed up to .1 with time constant 1000
+        finetune:bool=True, # Train the backbone at a tenth of the learning rate?
+        pool_layer:nn.Module=None # Features of the backbone → vectors; default: the mean over pixels
     ):
         body,pool,nf = body_and_pool(backbone, pool_layer)
         head,adv = mdd_heads(bottleneck_dim, num_classes, width)
@@ -45,12 +46,14 @@ class MDDImageClassifier(MethodModel):
 def _conv(ni, nf): return [nn.Conv2d(ni, nf, 3, padding=1), nn.BatchNorm2d(nf), nn.ReLU()]
 
 def regression_head(
-    nf:int, # Channels that come in
-    width:int, # Hidden channels
+    nf:int, # Number of input channels
+    width:int, # Number of hidden channels
     num_factors:int # Number of values to predict
 )->nn.Sequential:
     "Two convolutions, pooling, and a linear layer with a sigmoid"
-    return init_normal(nn.Sequential(*_conv(nf, width), *_conv(width, width), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_factors), nn.Sigmoid()), .01)
+    convs = _conv(nf, width)+_conv(width, width)
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return init_normal(nn.Sequential(*convs, *pool, nn.Linear(width, num_factors), nn.Sigmoid()), .01)
 
 class MDDImageRegressor(MethodModel):
     "Regressor with a convolutional bottleneck, a main head and an adversarial head"
@@ -60,68 +63,87 @@ class MDDImageRegressor(MethodModel):
         bottleneck:nn.Module=None, # Feature maps → feature maps that both heads see
         head:nn.Module=None, # Main head
         adv_head:nn.Module=None, # Adversarial head
-        bottleneck_dim:int=1024, # Channels after the bottleneck
-        width:int=1024, # Hidden channels of both heads
-        finetune:bool=True # Train the backbone at a tenth of the rate?
+        bottleneck_dim:int=1024, # Number of channels after the bottleneck
+        width:int=1024, # Number of hidden channels of both heads
+        finetune:bool=True # Train the backbone at a tenth of the learning rate?
     ):
         body,_,nf = body_and_pool(backbone)
         if bottleneck is None: bottleneck = nn.Sequential(Maps(), *_conv(nf, bottleneck_dim))
-        head,adv = (regression_head(bottleneck_dim, width, num_factors) if o is None else o for o in (head, adv_head))
-        super().__init__(body, bottleneck, head, adv=nn.Sequential(WarmStartGradientReverseLayer(hi=.1), adv))
+        if head is None: head = regression_head(bottleneck_dim, width, num_factors)
+        if adv_head is None: adv_head = regression_head(bottleneck_dim, width, num_factors)
+        super().__init__(body, bottleneck, head, adv=nn.Sequential(WarmStartGradientReverseLayer(hi=.1), adv_head))
         self.finetune = finetune
 
 # %% ../../nbs/60_adapt.mdd.ipynb #cff6987a
 @register_method('another domain')
 class MDDCallback(AdversarialCallback):
-    "The features resist a head that agrees with the main head on the source and disagrees on the target ([MDD](https://arxiv.org/abs/1904.05801))"
-    views,classes,logs = ('weak',),True,('coeff','batch_acc')
+    "Features resist a head that agrees with the main head on the source and disagrees on the target ([MDD](https://arxiv.org/abs/1904.05801))"
+    views = ('weak',)
+    classes = True
+    logs = ('coeff','batch_acc')
     def __init__(self,
         margin:float=4., # Weight of the agreement on the source, $\gamma$
-        hi:float=.1, # Coefficient of the gradient reversal in the limit
-        max_iters:int|float=.05, # In which it grows to .46 of that: a number of steps, or (a float up to 1) a share of the training
-        bottleneck_dim:int=None, # Features that both heads see; None: 1024, or four times those of the body if that is less
-        width:int=None, # Hidden features of both heads; None: as many as they see
+        hi:float=.1, # Limit of the gradient-reversal coefficient
+        max_iters:int|float=.05, # Warm-up until .46 of `hi`: a number of steps, or (a float up to 1) a share of the training
+        bottleneck_dim:int=None, # Number of features that both heads see; default: 4 times those of the body, at most 1024
+        width:int=None, # Number of hidden features of both heads; default: as many as they see
         dropout_p:float=.5, # Dropout of bottleneck and heads
-        weight=1. # Of the discrepancy: a number, or a function of the share of training done
+        weight=1. # Discrepancy weight: a number, or a function of the share of training done
     ):
-        self.mdd = ClassificationMarginDisparityDiscrepancy(check_weight(margin, 'margin'))
+        check_weight(margin, 'margin')
+        check_count(bottleneck_dim, 'bottleneck_dim')
+        check_count(width, 'width')
+        check_share(dropout_p, 'dropout_p', zero=True)
+        check_weight(weight)
+        store_attr('bottleneck_dim,width,dropout_p,weight')
         self.warm_up(hi, max_iters)
-        self.dropout_p = check_share(dropout_p, 'dropout_p', zero=True)
-        self.bottleneck_dim,self.width,self.weight = check_count(bottleneck_dim, 'bottleneck_dim'),check_count(width, 'width'),check_weight(weight)
+        self.mdd = ClassificationMarginDisparityDiscrepancy(margin)
     def heads(self, nf, n_out):
         dim = self.bottleneck_dim or min(1024, 4*nf)
         main,adv = mdd_heads(dim, n_out, self.width or dim, self.dropout_p)
-        return dict(neck=nn.Sequential(GlobalPool(), bottleneck(nf, dim, self.dropout_p)), main=main, adv=self.behind_layer(adv))
-    def unsup_loss(self, b):
+        neck = nn.Sequential(GlobalPool(), bottleneck(nf, dim, self.dropout_p))
+        return dict(neck=neck, main=main, adv=self.behind_layer(adv))
+    def unsup_loss(self, b:SSLBatch):
         self.log_batch_acc(b)
         return -self.mdd(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)
 
 @register_method('another domain', targets='numbers')
 class MDDRegressionCallback(AdversarialCallback):
-    "The same for numbers in [0, 1], with the distance of the heads as disparity ([disparity discrepancy](https://arxiv.org/abs/1904.05801))"
-    views = 'weak',
+    "`MDDCallback` for numbers in [0, 1], with the distance of the heads as disparity ([paper](https://arxiv.org/abs/1904.05801))"
+    views = ('weak',)
     def __init__(self,
         margin:float=1., # Weight of the agreement on the source, $\gamma$
-        hi:float=.1, # Coefficient of the gradient reversal in the limit
-        max_iters:int|float=.05, # In which it grows to .46 of that: a number of steps, or (a float up to 1) a share of the training
-        bottleneck_dim:int=None, # Channels that both heads see; None: 512, or four times those of the body if that is less
-        width:int=None, # Hidden channels of both heads; None: as many as they see
+        hi:float=.1, # Limit of the gradient-reversal coefficient
+        max_iters:int|float=.05, # Warm-up until .46 of `hi`: a number of steps, or (a float up to 1) a share of the training
+        bottleneck_dim:int=None, # Number of channels that both heads see; default: 4 times those of the body, at most 512
+        width:int=None, # Number of hidden channels of both heads; default: as many as they see
         loss_function=F.l1_loss, # Disparity: adversarial output, main output, `reduction='none'` → loss of each element
-        weight=1. # Of the discrepancy: a number, or a function of the share of training done
+        weight=1. # Discrepancy weight: a number, or a function of the share of training done
     ):
-        self.mdd = RegressionMarginDisparityDiscrepancy(check_weight(margin, 'margin'), loss_function)
+        check_weight(margin, 'margin')
+        check_count(bottleneck_dim, 'bottleneck_dim')
+        check_count(width, 'width')
+        check_weight(weight)
+        store_attr('bottleneck_dim,width,weight')
         self.warm_up(hi, max_iters)
-        self.bottleneck_dim,self.width,self.weight = check_count(bottleneck_dim, 'bottleneck_dim'),check_count(width, 'width'),check_weight(weight)
+        self.mdd = RegressionMarginDisparityDiscrepancy(margin, loss_function)
     def heads(self, nf, n_out):
         dim = self.bottleneck_dim or min(512, 4*nf)
         main,adv = (regression_head(dim, self.width or dim, n_out) for _ in range(2))
         return dict(neck=nn.Sequential(Maps(), *_conv(nf, dim)), main=main, adv=self.behind_layer(adv))
-    def before_train(self): self.looked = False
-    def before_forward(self, b):
-        if b.y.ndim==1: b.y = b.y[:,None]                    # one number, as a column
-        if b.y[0].numel()!=self.n_out: raise ValueError(f'{b.y[0].numel()} targets a row, but the model has {self.n_out} outputs: RegressionBlock(n_out={b.y[0].numel()})')
-        if not self.looked and not (isinstance(b.y, Tensor) and b.y.is_floating_point() and 0<=b.y.min() and b.y.max()<=1):
-            what = f'{b.y.dtype} between {b.y.min():.4g} and {b.y.max():.4g}' if isinstance(b.y, Tensor) else f'a {type(b.y).__name__}'
-            raise ValueError(f'{type(self).__name__} predicts numbers in [0, 1], but the targets are {what}: scale them, (y-lo)/(hi-lo) for each factor')
-        self.looked = True
-    def unsup_loss(self, b): return -self.mdd(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)
+    def before_train(self): self.targets_checked = False
+    def before_forward(self, b:SSLBatch):
+        if b.y.ndim==1: b.y = b.y[:,None]                    # one number per row, as a column
+        n = b.y[0].numel()
+        if n!=self.n_out: raise ValueError(f'{n} targets per row, but the model has {self.n_out} outputs: RegressionBlock(n_out={n})')
+        if not self.targets_checked: self._check_targets(b.y)
+    def _check_targets(self, y):
+        "Look at the first batch of an epoch"
+        got = f'a {type(y).__name__}'
+        if isinstance(y, Tensor):
+            if y.is_floating_point() and 0<=y.min() and y.max()<=1:
+                self.targets_checked = True
+                return
+            got = f'{y.dtype} between {y.min():.4g} and {y.max():.4g}'
+        raise ValueError(f'{type(self).__name__} predicts numbers in [0, 1], but the targets are {got}: scale each factor, (y-lo)/(hi-lo)')
+    def unsup_loss(self, b:SSLBatch): return -self.mdd(b.l.weak, b.adv.l.weak, b.u.weak, b.adv.u.weak)

@@ -8,7 +8,8 @@ __all__ = ['pose_head', 'PoseResNet2d', 'RegDACallback']
 # %% ../../nbs/60_adapt.regda.ipynb #c0dc093f
 from fastai.vision.all import *
 from ..training.adversarial import AdversarialCallback
-from ..training.batch import unwrap
+from ..training.batch import SSLBatch, unwrap
+from ..training.extra_steps import ExtraStep
 from ..checks import check_count, check_positive, check_share, check_weight
 from ..models.heads import *
 from ..data.keypoints import KeypointLoss, visible_points
@@ -19,23 +20,24 @@ from ..training.registry import register_method
 
 # %% ../../nbs/60_adapt.regda.ipynb #37d22593
 def pose_head(
-    nf:int, # Channels that come in
+    nf:int, # Number of input channels
     num_keypoints:int, # Number of heatmaps
     num_layers:int=2 # Number of convolutions, the last one included
 )->nn.Sequential:
     "3×3 convolutions with batch norm and ReLU, and a 1×1 convolution"
-    layers = [m for _ in range(num_layers-1) for m in (nn.Conv2d(nf, nf, 3, padding=1), nn.BatchNorm2d(nf), nn.ReLU())]
+    layers = []
+    for _ in range(num_layers-1): layers += [nn.Conv2d(nf, nf, 3, padding=1), nn.BatchNorm2d(nf), nn.ReLU()]
     return init_normal(nn.Sequential(*layers, nn.Conv2d(nf, num_keypoints, 1)), .001)
 
 class PoseResNet2d(MethodModel):
-    "Backbone, upsampling to the size of heatmaps, a main and an adversarial regressor"
+    "Backbone, upsampling to the size of heatmaps, and a main and an adversarial regressor"
     def __init__(self,
         backbone, # timm name, torchvision or fastai function, or a module that returns feature maps
         upsampling:nn.Module, # Feature maps → larger feature maps, for instance `Upsampling(2048)`
-        feature_dim:int, # Channels after the upsampling
+        feature_dim:int, # Number of channels after the upsampling
         num_keypoints:int, # Number of keypoints
-        gl:nn.Module=None, # Layer in front of the adversarial head; by default its gradient is warmed up to .1 with time constant 1000
-        finetune:bool=True, # Train the backbone at a tenth of the rate?
+        gl:nn.Module=None, # Layer before the adversarial head; default: one that warms up the gradient to .1 with time constant 1000
+        finetune:bool=True, # Train the backbone at a tenth of the learning rate?
         num_head_layers:int=2 # Number of convolutions of each head
     ):
         body = backbone if isinstance(backbone, nn.Module) else body_and_pool(backbone)[0]
@@ -47,43 +49,62 @@ class PoseResNet2d(MethodModel):
 # %% ../../nbs/60_adapt.regda.ipynb #ba2f43d7
 @register_method('another domain', targets='points')
 class RegDACallback(AdversarialCallback):
-    "By turns, an adversarial head looks for joints at wrong ones, and the features move to where it does not ([RegDA](https://arxiv.org/abs/2103.06175))"
-    views,extra_views,through_weak = (),('weak',),False       # no view of the pool in the main step
-    layer_cls,logs = WarmStartGradientLayer,('disparity_false','disparity_true','coeff')
+    "In turns, an adversarial head moves to wrong joints and the features bring it back ([RegDA](https://arxiv.org/abs/2103.06175))"
+    views,extra_views = (),('weak',)        # no view of the pool in the main step
+    through_weak = False
+    layer_cls = WarmStartGradientLayer
+    logs = ('disparity_false','disparity_true','coeff')
     def __init__(self,
-        source_only:float=.7, # Share of the training on the source alone, before
-        margin:float=4., # Weight of the disparity on the source, against that on the target
-        sigma:float=None, # Width of the pseudo-labels' Gaussians, in pixels of the heatmap; default: that of the data's loss
-        hi:float=.1, # Coefficient of the gradient layer in the limit
-        max_iters:int|float=.05, # In which it grows to .46 of that: a number of steps, or (a float up to 1) a share of the training
-        num_layers:int=2, # Convolutions of the adversarial head, the last one included
-        weight=1. # Of the disparities: a number, or a function of the share of training done
+        source_only:float=.7, # Share of the training that comes first, on the source alone
+        margin:float=4., # Weight of the source disparity relative to the target disparity
+        sigma:float=None, # Width of the pseudo-labels' Gaussians, in heatmap pixels; default: that of the data's loss
+        hi:float=.1, # Limit of the gradient layer's coefficient
+        max_iters:int|float=.05, # Warm-up until .46 of `hi`: a number of steps, or (a float up to 1) a share of the training
+        num_layers:int=2, # Number of convolutions of the adversarial head, the last one included
+        weight=1. # Disparity weight: a number, or a function of the share of training done
     ):
+        check_share(source_only, 'source_only', zero=True)
+        check_weight(margin, 'margin')
         if sigma is not None: check_positive(sigma, 'sigma')
+        check_count(num_layers, 'num_layers', none=False)
+        check_weight(weight)
+        store_attr('source_only,margin,sigma,num_layers,weight')
         self.warm_up(hi, max_iters)
-        self.source_only,self.margin,self.sigma = check_share(source_only, 'source_only', zero=True),check_weight(margin, 'margin'),sigma
-        self.num_layers,self.weight = check_count(num_layers, 'num_layers', none=False),check_weight(weight)
     def heads(self, nf, n_out): return dict(adv=self.behind_layer(pose_head(nf, n_out, self.num_layers)))
     def setup(self):
         loss = self.learn.loss_func
-        if not isinstance(loss, KeypointLoss): raise ValueError(f'RegDACallback is for keypoints, but the loss is {loss}: make the labels a KeypointBlock(), and let keypoint_learner build the model')
-        features_and_heads(unwrap(self.model), type(self).__name__)
-        if self.n_out<2: raise ValueError('RegDACallback needs two keypoints at least: what is wrong for one is where the others are')
+        if not isinstance(loss, KeypointLoss):
+            raise ValueError(f'RegDACallback needs a KeypointLoss, but the loss is {loss}: '
+                             'make the labels a KeypointBlock(), and let keypoint_learner build the model')
+        features_and_heads(unwrap(self.model), type(self).__name__)        # raises if the model has no such parts
+        if self.n_out<2: raise ValueError('RegDACallback needs at least two keypoints: a wrong position for one is the position of another')
         super().setup()
-        self.disparity = RegressionDisparity(FastPseudoLabelGenerator2d(self.sigma or loss.sigma), JointsKLLoss(epsilon=1e-7))
+        generator = FastPseudoLabelGenerator2d(self.sigma or loss.sigma)
+        self.disparity = RegressionDisparity(generator, JointsKLLoss(epsilon=1e-7))
 
     @property
     def at_work(self)->bool: return self.pct>=self.source_only-1e-6
     @property
     def progress(self)->float: return self.pct-self.source_only
-    def unsup_loss(self, b): return self.margin*self.disparity(b.l.weak, b.adv.l.weak, visible_points(b.y))
-    def steps(self, b):
+    def unsup_loss(self, b:SSLBatch): return self.margin*self.disparity(b.l.weak, b.adv.l.weak, visible_points(b.y))
+    def steps(self, b:SSLBatch):
         if not self.at_work:
-            for k in self.logs[:2]: self.log(k, math.nan)      # nothing yet
+            self.log_source_only()
             return
-        features,_ = features_and_heads(unwrap(self.model))
-        yield params(unwrap(self.model).heads['adv']),'u',partial(self._target_loss, b, 'max', 'disparity_false')
-        yield features,'u',partial(self._target_loss, b, 'min', 'disparity_true')
+        model = unwrap(self.model)
+        features,_ = features_and_heads(model)
+        yield ExtraStep(params(model.heads['adv']), 'u', partial(self.false_loss, b))
+        yield ExtraStep(features, 'u', partial(self.true_loss, b))
+    def log_source_only(self):
+        "There are no target steps yet"
+        self.log('disparity_false', math.nan)
+        self.log('disparity_true', math.nan)
+    def false_loss(self, b:SSLBatch):
+        "Step B: towards the ground false"
+        return self._target_loss(b, 'max', 'disparity_false')
+    def true_loss(self, b:SSLBatch):
+        "Step C: towards the ground truth"
+        return self._target_loss(b, 'min', 'disparity_true')
     def _target_loss(self, b, mode, name):
         loss = self.disparity(b.u.weak, b.adv.u.weak, mode=mode)
         self.log(name, loss)

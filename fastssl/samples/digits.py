@@ -14,8 +14,8 @@ from ..data.splits import few_labels
 
 # %% ../../nbs/80_samples.digits.ipynb #6026ea9f
 def digits_data(
-    size:int=8 # Side in pixels: 8 as they are, or a multiple (bilinear)
-)->tuple: # (images uint8 N×size×size, labels N)
+    size:int=8 # Side in pixels: 8 (the original), or a multiple (bilinear)
+)->tuple: # Images uint8 N×size×size, labels N
     "All digits"
     X,y = load_digits(return_X_y=True)
     X = torch.as_tensor(X, dtype=torch.float32).view(-1,1,8,8)*(255/16)
@@ -23,40 +23,44 @@ def digits_data(
     return X[:,0].round().byte().numpy(),y
 
 def digits_dls(
-    n_per_class:int=4, # Labels a class
-    seed:int=0, # Of the split: which digits are held out, which keep their label
-    n_test:int=450, # Digits held out, as validation set
+    n_per_class:int=4, # Labels per class
+    seed:int=0, # Seed of the split: which digits are held out, and which keep their label
+    n_test:int=450, # Digits held out as the validation set
     size:int=8, # Side in pixels
-    bs:int=40, # Labeled rows of a step
+    bs:int=40, # Labeled rows per step
     batch_tfms=None, # Weak augmentation; default: shifts by up to an eighth of the side
     **kwargs # For `SSLDataLoaders.from_arrays`
-)->DataLoaders: # Hidden labels of the pool in `dls.pool.labels`
-    "Digits with `n_per_class` labels a class, the rest as pool, `n_test` held out"
+)->DataLoaders: # Hidden labels of the pool are in `dls.pool.labels`
+    "Digits with `n_per_class` labels per class and the rest as the pool; `n_test` are held out"
     X,y = digits_data(size)
     order = np.random.default_rng(seed).permutation(len(y))
     test,rest = order[:n_test],order[n_test:]
-    lab,unl = few_labels(y[rest], n_per_class=n_per_class, seed=seed)
+    labeled,pool = few_labels(y[rest], n_per_class=n_per_class, seed=seed)
     known = np.full(len(rest), -1)
-    known[lab] = y[rest][lab]
+    known[labeled] = y[rest][labeled]
     if batch_tfms is None: batch_tfms = [RandomCropFlip(pad=size//8, flip=False), Normalize.from_stats([.3],[.37])]
-    return SSLDataLoaders.from_arrays(X[rest], known, valid=(X[test],y[test]), bs=bs, val_bs=n_test, labels=y[rest][unl], batch_tfms=batch_tfms, vocab=list(range(10)), **kwargs)
+    return SSLDataLoaders.from_arrays(X[rest], known, valid=(X[test],y[test]), labels=y[rest][pool], vocab=list(range(10)),
+                                      bs=bs, val_bs=n_test, batch_tfms=batch_tfms, **kwargs)
 
 # %% ../../nbs/80_samples.digits.ipynb #7c90180e
 def unseen_digits_dls(
-    seed:int=0, # Of places and split
+    seed:int=0, # Seed of the positions and the split
     size:int=10, # Side of the canvas in pixels, at least 8
-    n_test:int=300, # Digits of 5–9 held out, as validation set
-    bs:int=20, # Labeled rows of a step
+    n_test:int=300, # Digits of 5–9 held out as the validation set
+    bs:int=20, # Labeled rows per step
     **kwargs # For `SSLDataLoaders.from_arrays`
-)->DataLoaders: # Hidden labels of the pool in `dls.pool.labels`
-    "Digits 0–4 with labels, 5–9 as pool"
-    (X,y),rng = digits_data(),np.random.default_rng(seed)
+)->DataLoaders: # Hidden labels of the pool are in `dls.pool.labels`
+    "Digits 0–4 with labels, 5–9 as the pool"
+    X,y = digits_data()
+    rng = np.random.default_rng(seed)
     order = rng.permutation(len(y))
     X,y = X[order],y[order]
     canvas = np.zeros((len(X),size,size), dtype=np.uint8)
-    for o,x,(i,j) in zip(canvas, X, rng.integers(0, size-7, (len(X),2))): o[i:i+8,j:j+8] = x
-    lab,unl = np.flatnonzero(y<5),np.flatnonzero(y>=5)
-    test,pool = unl[:n_test],unl[n_test:]
-    known = np.concatenate([y[lab], np.full(len(pool), -1)])
+    corners = rng.integers(0, size-7, (len(X),2))
+    for image,digit,(i,j) in zip(canvas, X, corners): image[i:i+8,j:j+8] = digit
+    labeled,unseen = np.flatnonzero(y<5),np.flatnonzero(y>=5)
+    test,pool = unseen[:n_test],unseen[n_test:]
+    known = np.concatenate([y[labeled], np.full(len(pool), -1)])
     tfms = [RandomCropFlip(pad=1, flip=False), Normalize.from_stats([.3],[.37])]
-    return SSLDataLoaders.from_arrays(canvas[np.concatenate([lab,pool])], known, valid=(canvas[test],y[test]), labels=y[pool], vocab=list(range(10)), bs=bs, val_bs=n_test, batch_tfms=tfms, **kwargs)
+    return SSLDataLoaders.from_arrays(canvas[np.concatenate([labeled,pool])], known, valid=(canvas[test],y[test]), labels=y[pool],
+                                      vocab=list(range(10)), bs=bs, val_bs=n_test, batch_tfms=tfms, **kwargs)
