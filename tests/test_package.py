@@ -133,6 +133,7 @@ def test_sdist_wheel_install(tmp_path):
     wheel, = (tmp_path/'dist').glob('*.whl')
     names = zipfile.ZipFile(wheel).namelist()
     assert {f'fastssl/{p.relative_to(root/"fastssl")}' for p in (root/'fastssl').rglob('*.py')}<=set(names)
+    assert 'fastssl/py.typed' in names
     assert not [n for n in names if n.startswith(('nbs/','tests/'))]
     site = tmp_path/'site'
     sh(sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-index', '--target', site, wheel)
@@ -144,3 +145,7 @@ def test_sdist_wheel_install(tmp_path):
     meta = Distribution.at(next(site.glob('*.dist-info')))
     required = {r.split(';')[0].split('>')[0].strip() for r in meta.requires if 'extra' not in r}
     assert required=={'fastai','torch','timm','pandas','scikit-learn'} and meta.version==cfg['version']
+    classifiers = meta.metadata.get_all('Classifier')
+    assert 'Typing :: Typed' in classifiers and f"Programming Language :: Python :: {cfg['min_python']}" in classifiers
+    urls = dict(u.split(', ') for u in meta.metadata.get_all('Project-URL'))
+    assert {'Documentation','Source','Issues','Changelog'}<=set(urls) and urls['Documentation']==cfg['doc_url']
