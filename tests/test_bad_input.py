@@ -41,7 +41,7 @@ def test_no_images(d):
     with pytest.raises(ValueError, match='no labeled items'): DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=parent_label).ssl_dataloaders(d/'none', [1])
 
 def test_no_class_folders(d):
-    with pytest.raises(ValueError, match='one folder a class'): own(d, lab='unl', unl='lab')
+    with pytest.raises(ValueError, match='one folder per class'): own(d, lab='unl', unl='lab')
 
 def test_one_class(d):
     import shutil; shutil.rmtree(d/'lab'/'b')
@@ -117,7 +117,7 @@ def test_no_unlabeled_items(d):
 
 def test_table(d):
     pd.DataFrame(dict(f=['lab/a/0.png','gone.png'], y=['a',None])).to_csv(d/'t.csv', index=False)
-    with pytest.raises(FileNotFoundError, match='1 of 2 files in .*t.csv are not there: .*gone.png'): own_dls(csv=d/'t.csv', **kw)
+    with pytest.raises(FileNotFoundError, match='1 of 2 files in .*t.csv do not exist: .*gone.png'): own_dls(csv=d/'t.csv', **kw)
     pd.DataFrame(dict(f=['lab/a/0.png'], y=[None])).to_csv(d/'t.csv', index=False)
     with pytest.raises(ValueError, match="has a label in its second column, 'y'"): own_dls(csv=d/'t.csv', **kw)
     pd.DataFrame(dict(f=['lab/a/0.png'])).to_csv(d/'t.csv', index=False)

@@ -1,5 +1,5 @@
-"The package is what the notebooks say, and installs"
-import ast, configparser, importlib, os, pkgutil, shutil, subprocess, sys, zipfile
+"The package is what the notebooks export, its README names all of it, and it installs"
+import ast, configparser, importlib, os, pkgutil, re, shutil, subprocess, sys, zipfile
 from pathlib import Path
 import pytest
 
@@ -38,6 +38,47 @@ def test_notebooks_are_clean(tmp_path):
 def test_readme_is_the_index():
     sh(sys.executable, root/'.ci'/'readme.py', '--check')
     assert 'TABLE' not in (root/'README.md').read_text(encoding='utf-8')
+
+# ------ the README's tables
+def readme_table(heading):
+    "First cell → second cell of each row of the table in the section `heading`"
+    section = (root/'README.md').read_text(encoding='utf-8').split(f'\n## {heading}\n')[1].split('\n## ')[0]
+    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in section.splitlines() if line.startswith('|')]
+    return {cells[0]:cells[1] for cells in rows[2:]}                   # without header and rule
+
+def code_names(text): return set(re.findall(r'`(\w+)`', text))
+
+def registered(key):
+    "Row → names of the registered classes that belong in it"
+    import fastssl.all
+    from fastssl.training.registry import registered_methods
+    rows = {}
+    for m in registered_methods.values(): rows.setdefault(key(m), set()).add(m.cls.__name__)
+    return rows
+
+def check_rows(table, expected, known):
+    "Each row of `table` has the classes `expected` there, and no other of `known`"
+    assert set(table)==set(expected)
+    for row,classes in expected.items(): assert code_names(table[row]) & known==classes, row
+
+def test_readme_has_every_method_in_its_family():
+    families = registered(lambda m: m.family)
+    known = set().union(*families.values())
+    del families['another domain']
+    check_rows(readme_table('Methods'), families, known)
+
+def test_readme_has_every_method_for_another_domain():
+    targets = registered(lambda m: m.targets if m.family=='another domain' else None)
+    del targets[None]
+    check_rows(readme_table('Another domain'), targets, set().union(*targets.values()))
+
+def test_readme_has_every_module():
+    found = {}
+    for m in pkgutil.walk_packages([str(root/'fastssl')], 'fastssl.'):
+        package,_,name = m.name.rpartition('.')
+        if not m.ispkg and name!='_modidx': found.setdefault(f'`{package}`', set()).add(name)
+    table = readme_table('Packages')
+    assert {package:code_names(names) for package,names in table.items()}==found
 
 def test_version():
     import fastssl
@@ -92,6 +133,7 @@ def test_sdist_wheel_install(tmp_path):
     wheel, = (tmp_path/'dist').glob('*.whl')
     names = zipfile.ZipFile(wheel).namelist()
     assert {f'fastssl/{p.relative_to(root/"fastssl")}' for p in (root/'fastssl').rglob('*.py')}<=set(names)
+    assert 'fastssl/py.typed' in names
     assert not [n for n in names if n.startswith(('nbs/','tests/'))]
     site = tmp_path/'site'
     sh(sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-index', '--target', site, wheel)
@@ -103,3 +145,7 @@ def test_sdist_wheel_install(tmp_path):
     meta = Distribution.at(next(site.glob('*.dist-info')))
     required = {r.split(';')[0].split('>')[0].strip() for r in meta.requires if 'extra' not in r}
     assert required=={'fastai','torch','timm','pandas','scikit-learn'} and meta.version==cfg['version']
+    classifiers = meta.metadata.get_all('Classifier')
+    assert 'Typing :: Typed' in classifiers and f"Programming Language :: Python :: {cfg['min_python']}" in classifiers
+    urls = dict(u.split(', ') for u in meta.metadata.get_all('Project-URL'))
+    assert {'Documentation','Source','Issues','Changelog'}<=set(urls) and urls['Documentation']==cfg['doc_url']
