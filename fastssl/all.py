@@ -19,6 +19,7 @@ from .losses.metric import *
 from .models.layers import *
 from .models.multihead import *
 from .models.heads import *
+from .models.probe import *
 from .data.augment import *
 from .data.images import *
 from .data.splits import *
@@ -33,13 +34,16 @@ from .training.registry import *
 from .training.extra_steps import *
 from .training.compatible import *
 from .training.recorder import *
+from .training.pool_report import *
 from .training.stop_on_nan import *
 from .training.step import *
 from .training.adversarial import *
+from .training.pretrained import *
 from .training.testing import *
 from .report.pseudo_labels import *
 from .report.domains import *
 from .report.target import *
+from .report.baselines import *
 from .export import *
 from .learner import *
 from .semi.consistency import *

@@ -88,7 +88,7 @@ def test_the_step_comes_and_goes_with_the_methods():
     before = names()
     a,b = Consistent(),Entropy()
     learn.add_cbs([a, b])
-    brought = ['SSLStep','SSLRecorder','StopOnNaN']
+    brought = ['SSLStep','SSLRecorder','StopOnNaN','PoolReport']
     assert names()==[*before, *brought, 'Consistent', 'Entropy']
     learn.remove_cb(a); assert names()==[*before, *brought, 'Entropy']
     learn.remove_cb(Entropy); assert names()==before

@@ -28,7 +28,7 @@ for name in {modules!r}:
         dls = block.dataloaders(range(40), bs=10, num_workers=0)
         dls.add_unlabeled(range(40,100), uratio=2, n_steps=2, strong=lambda x: x+.1*torch.randn_like(x))
         learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(64,16), nn.ReLU(), nn.Linear(16,10)), metrics=accuracy, cbs=FixMatchCallback(.1), path=tempfile.mkdtemp())
-        assert [type(c).__name__ for c in learn.cbs][-4:]==['SSLStep','SSLRecorder','StopOnNaN','FixMatchCallback'], learn.cbs
+        assert [type(c).__name__ for c in learn.cbs][-5:]==['SSLStep','SSLRecorder','StopOnNaN','PoolReport','FixMatchCallback'], learn.cbs
         with learn.no_bar(), learn.no_logging():
             learn.fit(1, 1e-2)
             assert learn.recorder.metric_names==['epoch','train_loss','valid_loss','accuracy','fix_match_loss','kept','time'], learn.recorder.metric_names

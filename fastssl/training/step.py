@@ -20,6 +20,7 @@ from .callback import AttachedCallback
 from .compatible import check_methods
 from .ema import in_fit
 from .extra_steps import ExtraStep, train_only
+from .pool_report import PoolReport
 from .recorder import SSLRecorder
 from .stop_on_nan import StopOnNaN
 
@@ -173,7 +174,7 @@ class SSLCallback(AttachedCallback):
 
 def companions()->tuple: # Callback classes
     "The callbacks added with a learner's first method and removed with its last"
-    return SSLStep,SSLRecorder,StopOnNaN
+    return SSLStep,SSLRecorder,StopOnNaN,PoolReport
 
 # %% ../../nbs/32_training.step.ipynb #f5b75165
 def _check_number(loss, what):
