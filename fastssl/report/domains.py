@@ -50,7 +50,8 @@ def show_domains(self:DataLoaders,
     figsize:tuple=None # Inches; default: width 1.3 per image
 ):
     "Show source images with their labels, and below them target images, with their hidden labels in gray if they are known"
-    pool,view_maker,views = required_pool(self, 'show_domains'),self.view_maker,L(views)
+    pool,view_maker = required_pool(self, 'show_domains'),self.view_maker
+    views = L(views)
     source = _source_batch(self.train, n)
     target = pool.fetch(pool.stream(pool.pos*pool.bs, n))
     labels = None if pool.labels is None else pool.labels[target[-1]]
@@ -77,7 +78,7 @@ def show_domains(self:DataLoaders,
 
 # %% ../../nbs/41_report.domains.ipynb #0eb46744
 class DomainFeatures(NamedTuple):
-    "Features of both domains `(N, F)` on the CPU, and their labels: codes of classes (−1 if not known), or values; None if there are none"
+    "Features of both domains `(N, F)` on the CPU, and their labels: codes (−1 if not known), values, or None"
     source:Tensor
     target:Tensor
     source_labels:Tensor=None
@@ -93,12 +94,13 @@ def _heads(net):
     if isinstance(net, MultiHead): return [net.head]
     layers = [m for m in net.modules() if isinstance(m, nn.Linear)]
     if not layers:
-        raise ValueError(f'{type(net).__name__} has no linear layer, so its features are not known: build it as MultiHead(body, neck, head)')
+        raise ValueError(f'{type(net).__name__} has no linear layer, so its features are not known: '
+                         'build it as MultiHead(body, neck, head)')
     return layers
 
 @contextmanager
 def features_seen(model):
-    "A list that fills with the inputs of the head of `model`: the main head of a `MultiHead`, or the linear layer that runs last in other models"
+    "A list that fills with the inputs of the main head of a `MultiHead`, or of the linear layer that runs last in another `model`"
     net = unwrap(model)
     if isinstance(net, TwoNetworks): net = net.a
     seen,last = [],[]
@@ -116,7 +118,8 @@ def outputs_and_features(
     dl # Batches, labeled or not
 )->tuple: # (outputs, features `(N, F)`, labels), on the CPU
     "Outputs of the model for `dl` and inputs of its head, in evaluation mode; the learner is left unchanged"
-    with learn.no_bar(), _untouched(learn), features_seen(learn.model) as seen: out,y = learn.get_preds(dl=dl, reorder=False, act=noop)[:2]
+    with learn.no_bar(), _untouched(learn), features_seen(learn.model) as seen:
+        out,y = learn.get_preds(dl=dl, reorder=False, act=noop)[:2]
     return out,torch.cat(seen),y
 
 def _codes_or_values(y):
@@ -162,10 +165,12 @@ def _check_features(f):
     "Raise a `ValueError` if the features cannot be drawn"
     n_source,n_target = len(f.source),len(f.target)
     if min(n_source, n_target)<2 or n_source+n_target<5:
-        raise ValueError(f'{n_source} source and {n_target} target items are too few for a map: at least 5 are needed, 2 of each; raise n, or add items')
+        raise ValueError(f'{n_source} source and {n_target} target items are too few for a map: '
+                         'at least 5 are needed, 2 of each; raise n, or add items')
     if f.source.shape[1:]!=f.target.shape[1:]:
         raise ValueError(f'source features of shape {tuple(f.source.shape)}, but target features of {tuple(f.target.shape)}')
-    if not (f.source.isfinite().all() and f.target.isfinite().all()): raise ValueError('some features are not finite: the training has diverged')
+    if not all(x.isfinite().all() for x in (f.source, f.target)):
+        raise ValueError('some features are not finite: the training has diverged')
 
 def plot_domains(
     learn:Learner, # Any learner whose data have a pool
@@ -178,7 +183,7 @@ def plot_domains(
     title:str=None, # Title of the figure
     **kwargs # For scikit-learn's `TSNE` or `PCA`
 )->DomainFeatures: # What is drawn
-    "Draw a map of the features of both domains, colored by domain and by label: source filled, target hollow, gray if the label is not known"
+    "Draw a map of the features of both domains, colored by domain and by label: source filled, target hollow, gray if not known"
     check_one_of(method, ('tsne','pca'), 'method')
     f = domain_features(learn, n, labels, seed)
     _check_features(f)

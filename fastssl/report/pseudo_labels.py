@@ -145,9 +145,9 @@ def _frame(learn, pool, truth, rows, threshold, view):
 def pseudo_labels(self:Learner,
     items=None, # Items like those of the pool; default: the pool
     labels=None, # Their hidden labels, as in `add_unlabeled`; default: those of the pool
-    threshold=None, # Least confidence to keep a pseudo-label: a number, or one per class; default: `threshold` of the first method that has a fixed one
+    threshold=None, # Least confidence to keep a pseudo-label: a number, or one per class; default: that of the first method with a fixed one
     view:str='valid' # 'valid': the transforms of validation; or a view of `dls.view_maker`: 'weak' …
-)->pd.DataFrame: # `item` (index of a table's row, path, or position), `label`, `confidence`; `kept` if there is a threshold; `truth` and `correct` if there are hidden labels
+)->pd.DataFrame: # `item`, `label`, `confidence`; `kept` if there is a threshold; `truth` and `correct` if there are hidden labels
     "The model's class for each item of the pool, one row per item in the pool's order; the learner is left unchanged"
     pool = required_pool(self.dls, 'pseudo_labels') if items is None else _as_pool(self.dls, items)
     return _frame(self, pool, _truth(self.dls, pool, labels), range(pool.n), threshold, view)
@@ -234,7 +234,8 @@ def plot_reliability(
 ): # The axes
     "Plot accuracy against confidence, the number of items per bin, and the expected calibration error"
     if 'correct' not in pseudo:
-        raise ValueError('a reliability diagram needs hidden labels: learn.pseudo_labels(labels=…) or dls.add_unlabeled(items, labels=…)')
+        raise ValueError('a reliability diagram needs hidden labels: '
+                         'learn.pseudo_labels(labels=…) or dls.add_unlabeled(items, labels=…)')
     known = pseudo[pseudo.correct.notna()]
     conf,correct = known.confidence.to_numpy(),known.correct.to_numpy(dtype=float)
     count,mean_conf,acc = reliability_bins(conf, correct, n_bins)
