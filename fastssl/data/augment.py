@@ -233,7 +233,7 @@ class Cutout(_ImagesTransform):
     order = Normalize.order-1
     def __init__(self,
         max_size:float=.5, # Largest side, as a fraction of the image's width; the side is uniform between 0 and this
-        fill=(125,123,114), # Level (0–255), or one per channel (for other numbers of channels their mean); `None`: each image's mean color
+        fill=(125,123,114), # Level (0–255), or one per channel (else their mean is used); `None`: each image's mean color
         p:float=1. # Probability that an image gets a square
     ):
         if not 0<max_size<=1: raise ValueError(f"max_size is a fraction of the width in (0, 1], but got {max_size}")

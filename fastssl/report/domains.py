@@ -25,6 +25,16 @@ def _source_batch(train, n):
     "`n` items at equal distances: labeled items may be sorted by class"
     return train.do_batch([train.do_item(int(i)) for i in np.linspace(0, train.n-1, n)])
 
+def _blocks_of_axes(n_blocks, n_row, n_col, figsize):
+    "Empty axes: for each domain in each view a block of `n_row` rows"
+    n_rows = n_blocks*n_row
+    figsize = ifnone(figsize, (1.3*n_col, 1.5*n_rows))
+    _,axs = plt.subplots(n_rows, n_col, figsize=figsize, squeeze=False, layout='constrained')
+    for ax in axs.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    return np.split(axs, n_blocks)
+
 def _label_name(code, vocab): return str(code if vocab is None else vocab[code])
 
 def _show_target(axs, images, labels, vocab):
@@ -57,15 +67,9 @@ def show_domains(self:DataLoaders,
     labels = None if pool.labels is None else pool.labels[target[-1]]
     for name in views: view_maker.check(name, 'show_domains')
     n_col = min(n, n_col)
-    n_row = math.ceil(n/n_col)          # of one domain in one view
-    n_rows = 2*n_row*len(views)
-    _,axs = plt.subplots(n_rows, n_col, figsize=ifnone(figsize, (1.3*n_col, 1.5*n_rows)), squeeze=False, layout='constrained')
-    for ax in axs.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
+    blocks = _blocks_of_axes(2*len(views), math.ceil(n/n_col), n_col, figsize)
     for k,name in enumerate(views):
-        top = axs[2*k*n_row:(2*k+1)*n_row]
-        bottom = axs[(2*k+1)*n_row:(2*k+2)*n_row]
+        top,bottom = blocks[2*k:2*k+2]
         x = _view(view_maker, name, to_device(source, self.device))
         x_target = _view(view_maker, name, tuple(target[:view_maker.n_inp]))
         if not hasattr(x[0], 'show'): raise TypeError(f'show_domains draws images, but the inputs are a {type(x[0]).__name__}')
@@ -74,7 +78,8 @@ def show_domains(self:DataLoaders,
         _show_target(bottom.flat[:n], images, labels, class_vocab(self))
         _label_row(top[0,0], 'source', name)
         _label_row(bottom[0,0], 'target', name)
-    for ax in axs.flat: _shorten_title(ax)
+    for block in blocks:
+        for ax in block.flat: _shorten_title(ax)
 
 # %% ../../nbs/41_report.domains.ipynb #0eb46744
 class DomainFeatures(NamedTuple):
