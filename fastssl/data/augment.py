@@ -20,7 +20,7 @@ def _gather(x, idx):
 
 # %% ../../nbs/20_data.augment.ipynb #f73461e4
 def _map(f, x, *args, out=None, numel=2**19):
-    "`f(x, *args)`, written to `out` (which may be `x`); on the CPU in chunks of `numel` elements of `x`, so that intermediate results stay in the cache"
+    "`f(x, *args)`, written to `out` (which may be `x`); on the CPU in chunks of `numel` elements, which fit in the cache"
     if out is None: out = torch.empty_like(x)
     n = len(x) if x.device.type!='cpu' else max(1, numel//x[0].numel())
     chunks = zip(*(t.split(n) for t in (out, x, *args)))
@@ -69,7 +69,8 @@ def _posterize(x, v, r):
 
 def _solarize(x, v, r): return torch.where(r<v, r, 255-r)
 
-_tables = dict(autocontrast=_autocontrast, equalize=_equalize, brightness=_brightness, contrast=_contrast, posterize=_posterize, solarize=_solarize)
+_tables = dict(autocontrast=_autocontrast, equalize=_equalize, brightness=_brightness,
+               contrast=_contrast, posterize=_posterize, solarize=_solarize)
 
 # %% ../../nbs/20_data.augment.ipynb #4d61c853
 def _table(op, x, v):
@@ -135,7 +136,7 @@ def _of_family(parts, family): return [part for part in parts if part[0] in fami
 def _n_images(parts): return sum(len(images) for _,images,_ in parts)
 
 def apply_ops(x, v, counts, fill=0):
-    "Apply ops to `x`, in place: the first op of `counts` (op → number of images) to the first images, the next op to the next; magnitudes `v` `(n,)`"
+    "Apply ops to `x` in place, by `counts` (op → number of images): the first op to the first images, and so on; magnitudes `v` (n)"
     sizes = list(counts.values())
     parts = [part for part in zip(counts, x.split(sizes), v.split(sizes)) if len(part[1])]
     if tables:=_of_family(parts, _tables):
@@ -155,7 +156,7 @@ _ops = dict(autocontrast=(0,1), equalize=(0,1), brightness=(.05,.95), contrast=(
 
 # %% ../../nbs/20_data.augment.ipynb #37b0ce9a
 def draw_ops(n, ops, stratified=True, device=None):
-    "Draw ops and magnitudes for `n` images, both uniformly: number of images of each op, magnitudes in that order `(n,)`, image at each place `(n,)`"
+    "Draw ops and magnitudes for `n` images uniformly: images per op, magnitudes in that order (n), image at each place (n)"
     k = len(ops)
     op = torch.randperm(k).repeat(-(-n//k))[:n] if stratified else torch.randint(k, (n,))
     counts = dict(zip(ops, op.bincount(minlength=k).tolist()))
@@ -232,7 +233,7 @@ class Cutout(_ImagesTransform):
     order = Normalize.order-1
     def __init__(self,
         max_size:float=.5, # Largest side, as a fraction of the image's width; the side is uniform between 0 and this
-        fill=(125,123,114), # Level (0–255), or one per channel (their mean if the number of channels differs); `None`: each image's own mean color
+        fill=(125,123,114), # Level (0–255), or one per channel (else their mean is used); `None`: each image's mean color
         p:float=1. # Probability that an image gets a square
     ):
         if not 0<max_size<=1: raise ValueError(f"max_size is a fraction of the width in (0, 1], but got {max_size}")

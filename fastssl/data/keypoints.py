@@ -138,7 +138,8 @@ class KeypointCreate(Transform):
         if points.ndim!=2 or points.shape[1] not in (2,3): raise ValueError(f'{_what_points}, but their shape is {tuple(points.shape)}')
         self.c = ifnone(self.c, len(points))
         if len(points)!=self.c:
-            raise ValueError(f'{len(points)} points, but {self.c} are expected: all images need the same number, in the same order, with None for a missing point')
+            raise ValueError(f'{len(points)} points, but {self.c} are expected: '
+                             'all images need the same number, in the same order, with None for a missing point')
         seen = ~points.isnan().any(1)
         if points.shape[1]==3: seen &= points[:,2]>0
         return TensorPoint(torch.where(seen[:,None], points[:,:2], math.nan))

@@ -34,7 +34,8 @@ def rows_in_memory(
     "All rows of `dl`'s dataset, decoded once with the item transforms of *validation* (a random crop becomes the center crop)"
     ds = dl.dataset if dataset is None else dataset
     if hasattr(ds, 'cats'): return first(filter(_reads_table, dl.after_batch.fs)).encodes(ds)
-    reader = DataLoader.new(dl, ds, cls=RowsDL, do_setup=False, shuffle=False, drop_last=False, after_batch=None, get_idxs=lambda: range_of(ds))
+    reader = DataLoader.new(dl, ds, cls=RowsDL, do_setup=False, shuffle=False, drop_last=False, after_batch=None,
+                            get_idxs=lambda: range_of(ds))
     with as_in_validation(ds):
         try: parts = list(zip(*bar_if_slow(reader, len(reader), 'decoding into memory')))
         except RuntimeError as e: raise ValueError(f'in_memory=True needs items of one shape, add item_tfms=Resize(…): {e}') from None

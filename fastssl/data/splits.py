@@ -57,7 +57,8 @@ def few_labels(
     labels = [o.item() if hasattr(o, 'item') else o for o in labels]
     rows = groupby(range(len(labels)), lambda i: labels[i])
     if short:={k:len(v) for k,v in rows.items() if len(v)<n_per_class}:
-        raise ValueError(f'{n_per_class} labels per class requested, but there are fewer items in {short}: lower `n_per_class` or drop these classes')
+        raise ValueError(f'{n_per_class} labels per class requested, but there are fewer items in {short}: '
+                         'lower `n_per_class` or drop these classes')
     rng = np.random.default_rng(seed)
     keep = [int(i) for k in sorted(rows, key=str) for i in rng.choice(rows[k], n_per_class, replace=False)]
     rest = sorted(set(range(len(labels)))-set(keep))

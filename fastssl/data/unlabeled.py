@@ -105,8 +105,10 @@ def _check_sizes(uratio, bs, n_steps):
 def _check_include_labeled(train_ds, items):
     if not hasattr(train_ds, 'items'):
         raise ValueError('include_labeled: the training set has no `items` to add; add their inputs to the pool yourself')
-    if not _is_table(train_ds) and isinstance(items, pd.DataFrame)!=isinstance(train_ds.items, pd.DataFrame):
-        raise ValueError(f'include_labeled: the training items are a {type(train_ds.items).__name__}, the unlabeled ones a {type(items).__name__}')
+    if _is_table(train_ds): return
+    if isinstance(items, pd.DataFrame)!=isinstance(train_ds.items, pd.DataFrame):
+        kind,own_kind = type(items).__name__,type(train_ds.items).__name__
+        raise ValueError(f'include_labeled: the training items are a {own_kind}, the unlabeled ones a {kind}')
 
 def _with_labeled(items, train_ds):
     "`items`, then the labeled training items"
@@ -141,14 +143,14 @@ def add_unlabeled(self:DataLoaders,
     bs:int=None, # Unlabeled rows per step; default: `uratio` times the labeled batch size
     labels=None, # Hidden labels, one per item, or a function of the item: to report the accuracy of pseudo-labels, never to train
     include_labeled:bool=False, # Add the labeled training items to the pool too, as the published codebases do?
-    strong=None, # What the view 'strong' adds to the training transforms: transforms, a preset of `strong_tfms`, or a function of the inputs
-    weak=None, # What the pool's view 'weak' adds to the training transforms
+    strong=None, # What the view 'strong' adds: transforms, a preset of `strong_tfms`, or a function of the inputs
+    weak=None, # What the pool's view 'weak' adds
     n_steps:int=None, # Steps per epoch; default: one pass over the pool or over the labeled items, whichever is longer
     in_memory:bool=False, # Decode everything once and keep it as tensors on the device? (random crops of items become center crops)
     seed:int=None, # Seed of the pool's order; default: drawn from torch's generator
     **views # Other views by name, like `strong`
 )->DataLoaders: # `self`, with the pool as `self.unlabeled`
-    "Add a pool of unlabeled items. If the labeled set is smaller than its batch size, that is reduced to its size, so that an epoch has steps"
+    "Add a pool of unlabeled items; a labeled batch size above the size of the labeled set is reduced to it, so that an epoch has steps"
     train = self.train
     if not isinstance(train, DataLoader):
         kind = f'{type(train).__module__}.{type(train).__name__}'
@@ -321,7 +323,8 @@ class SSLDataLoaders(DataLoaders):
         if has_valid: _check_folder(path, valid, ': give `valid_pct` to draw a validation set from the labeled images')
         for folder in L(unlabeled): _check_folder(path, folder)
         splitter = GrandparentSplitter(train, valid) if has_valid else ClassSplitter(valid_pct, seed=kwargs.get('seed'))
-        block = DataBlock((OpenImageBlock(img_cls), CategoryBlock(vocab)), get_y=parent_label, splitter=splitter, item_tfms=item_tfms, batch_tfms=batch_tfms)
+        blocks = OpenImageBlock(img_cls),CategoryBlock(vocab)
+        block = DataBlock(blocks, get_y=parent_label, splitter=splitter, item_tfms=item_tfms, batch_tfms=batch_tfms)
         labeled = get_image_files(path, folders=[train, valid] if has_valid else [train])
         pool = L(unlabeled).map(lambda o: get_image_files(path/o)).concat()
         bad = _unreadable([*labeled, *pool]) if skip_unreadable else {}
@@ -364,7 +367,8 @@ class SSLDataLoaders(DataLoaders):
             df,mask = df[good],mask[good]
         get_x,get_y = ColReader(fn_col, pref=root, suff=suff),ColReader(label_col)
         splitter = ClassSplitter(valid_pct, get_y, kwargs.get('seed')) if valid_col is None else ColSplitter(valid_col)
-        block = DataBlock((OpenImageBlock(img_cls), CategoryBlock(vocab)), get_x=get_x, get_y=get_y, splitter=splitter, item_tfms=item_tfms, batch_tfms=batch_tfms)
+        blocks = OpenImageBlock(img_cls),CategoryBlock(vocab)
+        block = DataBlock(blocks, get_x=get_x, get_y=get_y, splitter=splitter, item_tfms=item_tfms, batch_tfms=batch_tfms)
         dls = block.ssl_dataloaders(df[~mask], df[mask], path=path, **kwargs)
         dls.unreadable = bad
         return dls
@@ -388,16 +392,17 @@ class SSLDataLoaders(DataLoaders):
         mask = np.array([_is_unlabeled(o) for o in y])
         if mask.all(): raise ValueError('no row has a label: unlabeled rows have −1 in y')
         if not mask.any(): raise ValueError('every row has a label: unlabeled rows have −1 in y')
-        rows = [*zip(X[~mask], y[~mask].tolist())]
-        if valid is None: splitter = ClassSplitter(valid_pct, ItemGetter(1), kwargs.get('seed'))
-        else:
+        rows = _labeled_rows(X[~mask], y[~mask])
+        splitter = ClassSplitter(valid_pct, ItemGetter(1), kwargs.get('seed'))
+        if valid is not None:
             n_train = len(rows)
-            rows += [*zip(np.asarray(valid[0]), np.asarray(valid[1]).tolist())]
+            rows += _labeled_rows(*valid)
             splitter = IndexSplitter(range(n_train, len(rows)))
-        block = DataBlock((_array_block(X), CategoryBlock(vocab)), get_x=ItemGetter(0), get_y=ItemGetter(1), splitter=splitter,
-                          item_tfms=item_tfms, batch_tfms=batch_tfms)
+        blocks = _array_block(X),CategoryBlock(vocab)
+        block = DataBlock(blocks, get_x=ItemGetter(0), get_y=ItemGetter(1), splitter=splitter, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return block.ssl_dataloaders(rows, list(X[mask]), in_memory=in_memory, **merge(dict(num_workers=0), kwargs))
 
+def _labeled_rows(X, y): return [*zip(np.asarray(X), np.asarray(y).tolist())]
 def _is_unlabeled(label): return pd.isna(label) or (not isinstance(label, str) and label==-1)
 def _features(o): return TensorBase(np.asarray(o, dtype=np.float32))
 _features.plain = lambda: [tensor]                                  # its equivalent where fastssl is not installed

@@ -17,7 +17,8 @@ def _check_added(name, added):
         strong_tfms(added)              # raises if there is no such preset
         return
     if callable(added) or (is_listy(added) and all(map(callable, added))): return
-    raise TypeError(f"{name}={added!r} is neither an option nor a view: a view is made by transforms, a preset's name, or a function of the inputs")
+    raise TypeError(f"{name}={added!r} is neither an option nor a view: "
+                    "a view is made by transforms, a preset's name, or a function of the inputs")
 
 class ViewMaker:
     "Makes the views of raw batches, by name"
@@ -42,7 +43,8 @@ class ViewMaker:
         "Raise a `ValueError` that says how to fix it if there is no such view"
         kind = self.kind(name)
         if kind=='raw' or kind in self.added: return
-        raise ValueError(f"{who}: there is no view '{kind}' of these data; say how it is made: dls.add_unlabeled(…, {kind}=transforms or a function of the inputs)")
+        raise ValueError(f"{who}: there is no view '{kind}' of these data; say how it is made: "
+                         f"dls.add_unlabeled(…, {kind}=transforms or a function of the inputs)")
 
     def __call__(self,
         name:str, # 'raw', 'weak', 'strong2' …
@@ -53,7 +55,7 @@ class ViewMaker:
         xb = tuple(raw[:self.n_inp])
         if kind=='raw': return xb
         self.check(name)
-        xb = tuple(x if x.dtype==torch.uint8 else x.clone() for x in xb)    # transforms may work in place, and the next view starts from `raw` too
+        xb = tuple(x if x.dtype==torch.uint8 else x.clone() for x in xb)    # transforms may work in place
         if kind not in self.made: self.made[kind] = self._make(self.added[kind])
         pipe,fn = self.made[kind]
         return tuplify(fn(*pipe(xb)))

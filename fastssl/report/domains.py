@@ -25,6 +25,16 @@ def _source_batch(train, n):
     "`n` items at equal distances: labeled items may be sorted by class"
     return train.do_batch([train.do_item(int(i)) for i in np.linspace(0, train.n-1, n)])
 
+def _blocks_of_axes(n_blocks, n_row, n_col, figsize):
+    "Empty axes: for each domain in each view a block of `n_row` rows"
+    n_rows = n_blocks*n_row
+    figsize = ifnone(figsize, (1.3*n_col, 1.5*n_rows))
+    _,axs = plt.subplots(n_rows, n_col, figsize=figsize, squeeze=False, layout='constrained')
+    for ax in axs.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    return np.split(axs, n_blocks)
+
 def _label_name(code, vocab): return str(code if vocab is None else vocab[code])
 
 def _show_target(axs, images, labels, vocab):
@@ -50,21 +60,16 @@ def show_domains(self:DataLoaders,
     figsize:tuple=None # Inches; default: width 1.3 per image
 ):
     "Show source images with their labels, and below them target images, with their hidden labels in gray if they are known"
-    pool,view_maker,views = required_pool(self, 'show_domains'),self.view_maker,L(views)
+    pool,view_maker = required_pool(self, 'show_domains'),self.view_maker
+    views = L(views)
     source = _source_batch(self.train, n)
     target = pool.fetch(pool.stream(pool.pos*pool.bs, n))
     labels = None if pool.labels is None else pool.labels[target[-1]]
     for name in views: view_maker.check(name, 'show_domains')
     n_col = min(n, n_col)
-    n_row = math.ceil(n/n_col)          # of one domain in one view
-    n_rows = 2*n_row*len(views)
-    _,axs = plt.subplots(n_rows, n_col, figsize=ifnone(figsize, (1.3*n_col, 1.5*n_rows)), squeeze=False, layout='constrained')
-    for ax in axs.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
+    blocks = _blocks_of_axes(2*len(views), math.ceil(n/n_col), n_col, figsize)
     for k,name in enumerate(views):
-        top = axs[2*k*n_row:(2*k+1)*n_row]
-        bottom = axs[(2*k+1)*n_row:(2*k+2)*n_row]
+        top,bottom = blocks[2*k:2*k+2]
         x = _view(view_maker, name, to_device(source, self.device))
         x_target = _view(view_maker, name, tuple(target[:view_maker.n_inp]))
         if not hasattr(x[0], 'show'): raise TypeError(f'show_domains draws images, but the inputs are a {type(x[0]).__name__}')
@@ -73,11 +78,12 @@ def show_domains(self:DataLoaders,
         _show_target(bottom.flat[:n], images, labels, class_vocab(self))
         _label_row(top[0,0], 'source', name)
         _label_row(bottom[0,0], 'target', name)
-    for ax in axs.flat: _shorten_title(ax)
+    for block in blocks:
+        for ax in block.flat: _shorten_title(ax)
 
 # %% ../../nbs/41_report.domains.ipynb #0eb46744
 class DomainFeatures(NamedTuple):
-    "Features of both domains `(N, F)` on the CPU, and their labels: codes of classes (−1 if not known), or values; None if there are none"
+    "Features of both domains `(N, F)` on the CPU, and their labels: codes (−1 if not known), values, or None"
     source:Tensor
     target:Tensor
     source_labels:Tensor=None
@@ -93,12 +99,13 @@ def _heads(net):
     if isinstance(net, MultiHead): return [net.head]
     layers = [m for m in net.modules() if isinstance(m, nn.Linear)]
     if not layers:
-        raise ValueError(f'{type(net).__name__} has no linear layer, so its features are not known: build it as MultiHead(body, neck, head)')
+        raise ValueError(f'{type(net).__name__} has no linear layer, so its features are not known: '
+                         'build it as MultiHead(body, neck, head)')
     return layers
 
 @contextmanager
 def features_seen(model):
-    "A list that fills with the inputs of the head of `model`: the main head of a `MultiHead`, or the linear layer that runs last in other models"
+    "A list that fills with the inputs of the main head of a `MultiHead`, or of the linear layer that runs last in another `model`"
     net = unwrap(model)
     if isinstance(net, TwoNetworks): net = net.a
     seen,last = [],[]
@@ -116,7 +123,8 @@ def outputs_and_features(
     dl # Batches, labeled or not
 )->tuple: # (outputs, features `(N, F)`, labels), on the CPU
     "Outputs of the model for `dl` and inputs of its head, in evaluation mode; the learner is left unchanged"
-    with learn.no_bar(), _untouched(learn), features_seen(learn.model) as seen: out,y = learn.get_preds(dl=dl, reorder=False, act=noop)[:2]
+    with learn.no_bar(), _untouched(learn), features_seen(learn.model) as seen:
+        out,y = learn.get_preds(dl=dl, reorder=False, act=noop)[:2]
     return out,torch.cat(seen),y
 
 def _codes_or_values(y):
@@ -162,10 +170,12 @@ def _check_features(f):
     "Raise a `ValueError` if the features cannot be drawn"
     n_source,n_target = len(f.source),len(f.target)
     if min(n_source, n_target)<2 or n_source+n_target<5:
-        raise ValueError(f'{n_source} source and {n_target} target items are too few for a map: at least 5 are needed, 2 of each; raise n, or add items')
+        raise ValueError(f'{n_source} source and {n_target} target items are too few for a map: '
+                         'at least 5 are needed, 2 of each; raise n, or add items')
     if f.source.shape[1:]!=f.target.shape[1:]:
         raise ValueError(f'source features of shape {tuple(f.source.shape)}, but target features of {tuple(f.target.shape)}')
-    if not (f.source.isfinite().all() and f.target.isfinite().all()): raise ValueError('some features are not finite: the training has diverged')
+    if not all(x.isfinite().all() for x in (f.source, f.target)):
+        raise ValueError('some features are not finite: the training has diverged')
 
 def plot_domains(
     learn:Learner, # Any learner whose data have a pool
@@ -178,7 +188,7 @@ def plot_domains(
     title:str=None, # Title of the figure
     **kwargs # For scikit-learn's `TSNE` or `PCA`
 )->DomainFeatures: # What is drawn
-    "Draw a map of the features of both domains, colored by domain and by label: source filled, target hollow, gray if the label is not known"
+    "Draw a map of the features of both domains, colored by domain and by label: source filled, target hollow, gray if not known"
     check_one_of(method, ('tsne','pca'), 'method')
     f = domain_features(learn, n, labels, seed)
     _check_features(f)

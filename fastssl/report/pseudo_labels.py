@@ -145,9 +145,9 @@ def _frame(learn, pool, truth, rows, threshold, view):
 def pseudo_labels(self:Learner,
     items=None, # Items like those of the pool; default: the pool
     labels=None, # Their hidden labels, as in `add_unlabeled`; default: those of the pool
-    threshold=None, # Least confidence to keep a pseudo-label: a number, or one per class; default: `threshold` of the first method that has a fixed one
+    threshold=None, # Least confidence to keep a pseudo-label: a number or one per class; default: that of the first method with a fixed one
     view:str='valid' # 'valid': the transforms of validation; or a view of `dls.view_maker`: 'weak' …
-)->pd.DataFrame: # `item` (index of a table's row, path, or position), `label`, `confidence`; `kept` if there is a threshold; `truth` and `correct` if there are hidden labels
+)->pd.DataFrame: # `item`, `label`, `confidence`; `kept` if there is a threshold; `truth` and `correct` if there are hidden labels
     "The model's class for each item of the pool, one row per item in the pool's order; the learner is left unchanged"
     pool = required_pool(self.dls, 'pseudo_labels') if items is None else _as_pool(self.dls, items)
     return _frame(self, pool, _truth(self.dls, pool, labels), range(pool.n), threshold, view)
@@ -234,7 +234,8 @@ def plot_reliability(
 ): # The axes
     "Plot accuracy against confidence, the number of items per bin, and the expected calibration error"
     if 'correct' not in pseudo:
-        raise ValueError('a reliability diagram needs hidden labels: learn.pseudo_labels(labels=…) or dls.add_unlabeled(items, labels=…)')
+        raise ValueError('a reliability diagram needs hidden labels: '
+                         'learn.pseudo_labels(labels=…) or dls.add_unlabeled(items, labels=…)')
     known = pseudo[pseudo.correct.notna()]
     conf,correct = known.confidence.to_numpy(),known.correct.to_numpy(dtype=float)
     count,mean_conf,acc = reliability_bins(conf, correct, n_bins)
@@ -268,6 +269,14 @@ def _class_ticks(ax, vocab):
     if max(map(len, names))<=4: ax.set_xticks(range(len(names)), names, rotation=0, ha='center')
     else: ax.set_xticks(range(len(names)), names, rotation=45, ha='right')
 
+def _sets_of_labels(pseudo, labels):
+    "The sets to compare, by name"
+    sets = {'labels':labels}
+    if 'kept' in pseudo: sets['pseudo-labels kept'] = pseudo[pseudo.kept].label
+    else: sets['pseudo-labels'] = pseudo.label
+    if 'truth' in pseudo: sets['truth of the pool'] = pseudo.truth.dropna()
+    return sets
+
 def plot_class_balance(
     pseudo:pd.DataFrame, # From `learn.pseudo_labels`
     dls:DataLoaders, # Data whose labels to compare with
@@ -276,15 +285,16 @@ def plot_class_balance(
     "Plot the share of each class among the labels, the pseudo-labels that are kept, and the hidden labels, if known"
     codes,vocab = _label_codes(dls),class_vocab(dls)
     if vocab is None: vocab = range(max([*codes, *pseudo.label])+1)
-    sets = {'labels':pd.Series([vocab[i] for i in codes])}
-    if 'kept' in pseudo: sets['pseudo-labels kept'] = pseudo[pseudo.kept].label
-    else: sets['pseudo-labels'] = pseudo.label
-    if 'truth' in pseudo: sets['truth of the pool'] = pseudo.truth.dropna()
-    n,w = len(vocab),.8/len(sets)
-    if ax is None: ax = plt.subplots(figsize=(min(12, max(4, .5*n+1)), 2.8), layout='constrained')[1]
+    sets = _sets_of_labels(pseudo, pd.Series([vocab[i] for i in codes]))
+    n = len(vocab)
+    if ax is None:
+        width = min(12, max(4, .5*n+1))
+        ax = plt.subplots(figsize=(width, 2.8), layout='constrained')[1]
+    w = .8/len(sets)
+    middle = (len(sets)-1)/2
     for i,(name,labels) in enumerate(sets.items()):
         share = labels.value_counts(normalize=True).reindex(list(vocab), fill_value=0)
-        x = np.arange(n)+(i-(len(sets)-1)/2)*w
+        x = np.arange(n)+(i-middle)*w
         ax.bar(x, share, w, label=f'{name} ({len(labels)})', color=('C0','C1','.7')[i])
     _label_axes(ax, 'share of each class')
     ax.grid(False, axis='x')
