@@ -160,7 +160,8 @@ class EMACallback(AttachedCallback):
     def detached(self):
         if self.raw is None: return
         self.raw_in()
-        print('EMACallback was removed: learn.model has its raw weights again. To keep the average, pass the callback to the learner, not to fit.')
+        print('EMACallback was removed: learn.model has its raw weights again. '
+              'To keep the average, pass the callback to the learner, not to fit.')
 
     # ------ weights
     @staticmethod
