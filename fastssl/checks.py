@@ -117,7 +117,7 @@ def check_labels(
     n_classes:int, # Number of classes
     name='labels' # Name of the argument, for the message
 ):
-    "Raise a `ValueError` unless all labels lie in `[0, n_classes)`; on accelerators this is left to the kernels, to avoid a synchronization"
+    "Raise a `ValueError` unless all labels lie in `[0, n_classes)`; on accelerators the kernels check it, without a synchronization"
     if y.is_floating_point(): raise ValueError(f"`{name}` must be integers, but they are {y.dtype}")
     if not y.is_cpu or torch.compiler.is_compiling() or not y.numel(): return
     lo,hi = (o.item() for o in y.aminmax())

@@ -56,11 +56,14 @@ def features_and_heads(
     model:nn.Module, # A `MultiHead`
     who:str='features_and_heads' # Name of the caller, for the message
 )->L: # Parameters of body and neck, parameters of all heads
-    "The two halves of `model`; raises `ValueError` if it is no `MultiHead`"
-    if not all(hasattr(model, o) for o in ('body','neck','head','heads')):
+    "The two halves of `model`; raises `ValueError` unless it has the parts of a `MultiHead`"
+    parts = 'body','neck','head','heads'
+    if not all(hasattr(model, part) for part in parts):
         fix = 'let ssl_learner build it, or use MultiHead(body, neck, head, …)'
         raise ValueError(f'{who} trains features and heads in turns, and a {type(model).__name__} has no such parts: {fix}')
-    return L(params(nn.ModuleList([a, b])) for a,b in ((model.body, model.neck), (model.head, model.heads)))      # each parameter once
+    features = nn.ModuleList([model.body, model.neck])
+    heads = nn.ModuleList([model.head, model.heads])
+    return L(params(features), params(heads))       # a shared parameter once per half
 
 # %% ../../nbs/11_models.multihead.ipynb #dec5e360
 class TwoNetworks(nn.Module):
@@ -119,11 +122,12 @@ class Backbone:
         shape = feature_shape(body, n_in)
         self.body,self.nf = body,shape[0]
         self.stats,self.split = stats,split
-        self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if len(shape)==3 else nn.Identity()
+        is_map = len(shape)==3
+        self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if is_map else nn.Identity()
 
 @contextmanager
 def _published(name):
-    "Context that downloads weights: if that fails, the error says so"
+    "Context for downloading weights; explains a failed download"
     try: yield
     except OSError as e:
         problem = f'the published weights of {name} could not be loaded ({type(e).__name__})'
