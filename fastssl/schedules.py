@@ -12,7 +12,7 @@ from .checks import *
 
 # %% ../nbs/00_schedules.ipynb #95b29438
 def sigmoid_warm_up(
-    current_epoch:float, # Where training is, in any unit
+    current_epoch:float, # Progress of training, in any unit
     warm_up_epochs:float # Length of the ramp, in the same unit
 )->float:
     "Ramp from $e^{-5}$ to 1 over `warm_up_epochs` ([Laine & Aila, 2017](https://arxiv.org/abs/1610.02242))"
@@ -21,10 +21,11 @@ def sigmoid_warm_up(
     return math.exp(-5*(1-min(max(current_epoch, 0), warm_up_epochs)/warm_up_epochs)**2)
 
 def _ramped(start, end, pct, p): return start+(end-start)*sigmoid_warm_up(p, pct)
+
 def SchedRampUp(
-    start:float, # Where it starts, but for the $e^{-5}$ of the way that the ramp begins with
-    end:float, # Where it ends
-    pct:float=.4 # Share of training over which it rises
+    start:float, # Value at the start, up to the $e^{-5}$ that the ramp starts with
+    end:float, # Value at the end of the ramp
+    pct:float=.4 # Share of training until `end`
 ): # Function from the share of training done to a weight
     "`sigmoid_warm_up` as a fastai schedule, for the `weight` of a method"
     check_share(pct, 'pct', zero=True)
@@ -32,21 +33,23 @@ def SchedRampUp(
 
 # %% ../nbs/00_schedules.ipynb #af5aab0d
 def cosine_7_16_lr_factor(
-    step, # Training step(s) $k$, number or array
-    T_max:int, # Number of steps $K$, warm-up included
+    step, # Training step(s) $k$: a number or an array
+    T_max:int, # Number of steps $K$, including the warm-up
     num_cycles:float=7/16, # Half turns of the cosine over the run
     num_warmup_steps:int=0 # Steps of linear warm-up from 0
 ): # Factor on the base rate, number or array
     "FixMatch's cosine decay, after an optional linear warm-up"
     step = np.asarray(step, dtype=float)
     pos = (step-num_warmup_steps)/(T_max-num_warmup_steps or 1)
-    factor = np.where(step<num_warmup_steps, step/(num_warmup_steps or 1), np.maximum(0, np.cos(np.pi*num_cycles*pos)))
+    warmup = step/(num_warmup_steps or 1)
+    decay = np.maximum(0, np.cos(np.pi*num_cycles*pos))
+    factor = np.where(step<num_warmup_steps, warmup, decay)
     return factor if factor.ndim else factor.item()
 
 def inverse_decay_lr(
-    step, # Training step(s) $k$, number or array
+    step, # Training step(s) $k$: a number or an array
     lr:float, # Rate at step 0, $\eta_0$
-    lr_gamma:float, # Speed of the decay, $\gamma$
+    lr_gamma:float, # Speed of the decay per step, $\gamma$
     lr_decay:float=.75 # Exponent, $\delta$
 ): # Rate, number or array
     "$\\eta_0(1+\\gamma k)^{-\\delta}$"
@@ -57,18 +60,20 @@ def inverse_decay_lr(
 def _at_pct(f, lr, n_steps, pct): return lr*f(pct*n_steps)
 
 def SchedCos716(
-    lr, # Rate at the start: a number, or an array with one rate a parameter group
-    pct_warmup:float=0., # Fraction of the run that warms up linearly from 0
+    lr, # Rate at the start: a number, or an array with one rate per parameter group
+    pct_warmup:float=0., # Share of the run with a linear warm-up from 0
     num_cycles:float=7/16 # Half turns of the cosine over the run
-): # Function from the fraction of training done to the rate
+): # Function from the share of training done to the rate
     "FixMatch's cosine as a fastai schedule"
-    return functools.partial(_at_pct, functools.partial(cosine_7_16_lr_factor, T_max=1., num_cycles=num_cycles, num_warmup_steps=pct_warmup), lr, 1.)
+    factor = functools.partial(cosine_7_16_lr_factor, T_max=1., num_cycles=num_cycles, num_warmup_steps=pct_warmup)
+    return functools.partial(_at_pct, factor, lr, 1.)
 
 def SchedInverseDecay(
-    lr, # Rate at the start: a number, or an array with one rate a parameter group
-    lr_gamma:float, # Speed of the decay a step
-    n_steps:int, # Steps of the run
-    lr_decay:float=.75 # Exponent
-): # Function from the fraction of training done to the rate
+    lr, # Rate at the start: a number, or an array with one rate per parameter group
+    lr_gamma:float, # Speed of the decay per step, $\gamma$
+    n_steps:int, # Number of steps of the run
+    lr_decay:float=.75 # Exponent, $\delta$
+): # Function from the share of training done to the rate
     "Inverse decay as a fastai schedule"
-    return functools.partial(_at_pct, functools.partial(inverse_decay_lr, lr=1., lr_gamma=lr_gamma, lr_decay=lr_decay), lr, n_steps)
+    factor = functools.partial(inverse_decay_lr, lr=1., lr_gamma=lr_gamma, lr_decay=lr_decay)
+    return functools.partial(_at_pct, factor, lr, n_steps)

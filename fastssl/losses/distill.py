@@ -19,58 +19,71 @@ from ..core import *
 @in_float32
 def distillation_kl(
     y_student:Tensor, # Student's logits `(N, …, C)`
-    y_teacher:Tensor, # Teacher's logits, of the same shape
+    y_teacher:Tensor, # Teacher's logits `(N, …, C)`
     T:float=1., # Temperature that divides both
     reduction:str='batchmean' # 'batchmean' (sum divided by N), 'mean' (over all elements), 'sum' or 'none'
 )->Tensor:
-    "KL divergence of the student's distribution from the teacher's, at temperature `T`"
-    check_same_shape(y_student=y_student, y_teacher=y_teacher); check_positive(T, 'T'); check_reduction(reduction, 'batchmean')
-    kl = F.kl_div((y_student/T).log_softmax(-1), (y_teacher.detach()/T).log_softmax(-1), reduction='none', log_target=True)
-    return reduced(kl, 'sum')/max(len(kl), 1) if reduction=='batchmean' else reduced(kl, reduction)
+    "KL divergence of the student's distribution from the teacher's at temperature `T`"
+    check_same_shape(y_student=y_student, y_teacher=y_teacher)
+    check_positive(T, 'T')
+    check_reduction(reduction, 'batchmean')
+    log_s = (y_student/T).log_softmax(-1)
+    log_t = (y_teacher.detach()/T).log_softmax(-1)
+    kl = F.kl_div(log_s, log_t, reduction='none', log_target=True)
+    if reduction!='batchmean': return reduced(kl, reduction)
+    return reduced(kl, 'sum')/max(len(kl), 1)
 
 class LogitsLoss(Module):
-    "What a loss on logits tells a `Learner` about predictions"
-    def activation(self, x:Tensor)->Tensor: return x.softmax(-1) # Probabilities of the model's output
-    def decodes(self, x:Tensor)->Tensor: return x.argmax(-1)     # Class of the model's output
+    "Base class of losses on logits: tells a `Learner` how to turn outputs into predictions"
+    def activation(self, x:Tensor)->Tensor: return x.softmax(-1) # Probabilities
+    def decodes(self, x:Tensor)->Tensor: return x.argmax(-1)     # Predicted class
 
 class KnowledgeDistillationLoss(LogitsLoss):
     "KL divergence from a teacher's logits, without the factor T²"
     def __init__(self,
         T:float=1., # Temperature that divides both logits
         reduction:str='batchmean' # 'batchmean', 'mean', 'sum' or 'none'
-    ): check_positive(T, 'T'); check_reduction(reduction, 'batchmean'); store_attr()
+    ):
+        check_positive(T, 'T')
+        check_reduction(reduction, 'batchmean')
+        store_attr()
 
     def forward(self,
         y_student:Tensor, # Student's logits `(N, …, C)`
-        y_teacher:Tensor # Teacher's logits, of the same shape
+        y_teacher:Tensor # Teacher's logits `(N, …, C)`
     )->Tensor: return distillation_kl(y_student, y_teacher, self.T, self.reduction)
 
 # %% ../../nbs/05_losses.distill.ipynb #e7ecec3b
 class TeacherLoss(LogitsLoss):
-    "Base of the losses below: a value for each row, of student's and teacher's logits `(N, C)`; called without labels, those are the teacher's decisions"
+    "Base class of the losses below: one value per row of logits `(N, C)`; without labels, the teacher's decisions are used"
     def __init__(self,
         T:float=1., # Temperature
-        standardize:bool=False, # Give both logits of each row mean 0 and deviation 1 first?
+        standardize:bool=False, # First give the logits of each row mean 0 and standard deviation 1?
         reduction:str='mean' # 'mean', 'sum' or 'none'
-    ): check_positive(T, 'T'); check_reduction(reduction); store_attr()
+    ):
+        check_positive(T, 'T')
+        check_reduction(reduction)
+        store_attr()
 
     @in_float32
     def forward(self,
         s:Tensor, # Student's logits `(N, C)`
         t:Tensor, # Teacher's logits `(N, C)`, detached
-        y:Tensor=None # Labels `(N,)`, for the losses that ask for them
+        y:Tensor=None # Labels `(N,)`, for the losses that use them
     )->Tensor:
-        check_logits(s=s, t=t); check_same_shape(s=s, t=t)
+        check_logits(s=s, t=t)
+        check_same_shape(s=s, t=t)
         t = t.detach()
-        y = t.argmax(1) if y is None else y
+        if y is None: y = t.argmax(1)
         if self.standardize: s,t = standardized(s),standardized(t)
         return reduced(self.rows(s, t, y), self.reduction)
 
 def standardized(
     z:Tensor # Logits `(N, C)`
 )->Tensor:
-    "Each row with mean 0 and standard deviation 1"
+    "Shift and scale each row to mean 0 and standard deviation 1"
     return (z-z.mean(1, keepdim=True))/(z.std(1, keepdim=True)+1e-7)
+
 def _kl(s, t, T=1.): return distillation_kl(s, t, T, 'none').sum(1)*T**2
 
 # %% ../../nbs/05_losses.distill.ipynb #809c1858
@@ -79,14 +92,18 @@ class KDLoss(TeacherLoss):
     def rows(self, s, t, y): return _kl(s, t, self.T)
 
 class BinaryKDLoss(TeacherLoss):
-    "The same for independent classes (sigmoid): the sum over them of T²·KL of two Bernoulli distributions"
+    "The same for independent classes (sigmoid): the sum over classes of T²·KL of two Bernoulli distributions"
     def rows(self, s, t, y):
         s,t = s/self.T,t/self.T
-        return (t.sigmoid()*(F.logsigmoid(t)-F.logsigmoid(s))+(-t).sigmoid()*(F.logsigmoid(-t)-F.logsigmoid(-s))).sum(1)*self.T**2
+        positive = t.sigmoid()*(F.logsigmoid(t)-F.logsigmoid(s))
+        negative = (-t).sigmoid()*(F.logsigmoid(-t)-F.logsigmoid(-s))
+        return (positive+negative).sum(1)*self.T**2
 
 class LogitMSELoss(TeacherLoss):
-    "Mean over classes of squared differences of the logits, each row centered, since a softmax knows no level"
-    def rows(self, s, t, y): return ((s-s.mean(1, keepdim=True))-(t-t.mean(1, keepdim=True))).div(self.T).pow(2).mean(1)*self.T**2
+    "Mean over classes of the squared difference of the logits, with each row centered: a softmax ignores shifts"
+    def rows(self, s, t, y):
+        s,t = s-s.mean(1, keepdim=True),t-t.mean(1, keepdim=True)
+        return (s-t).div(self.T).pow(2).mean(1)*self.T**2
 
 class HardDistillationLoss(TeacherLoss):
     "Cross-entropy against the teacher's decision ([DeiT](https://arxiv.org/abs/2012.12877))"
@@ -94,74 +111,90 @@ class HardDistillationLoss(TeacherLoss):
 
 # %% ../../nbs/05_losses.distill.ipynb #8f525c47
 def _others(z, y):
-    "The columns of all classes but `y`, `(N, C-1)`"
+    "The columns of all classes except `y`, `(N, C-1)`"
     j = torch.arange(z.shape[1]-1, device=z.device)[None]
     return z.gather(1, j+(j>=y[:,None]).long())
 def _pick(z, y): return z.gather(1, y[:,None])
 
 class DKDLoss(TeacherLoss):
-    "KL of target class against rest, and KL within the rest, weighted apart ([Zhao et al.](https://arxiv.org/abs/2203.08679))"
+    "KL of target class against the rest, and KL within the rest, with separate weights ([Zhao et al.](https://arxiv.org/abs/2203.08679))"
     def __init__(self,
-        alpha:float=1., # Weight of the target's part
-        beta:float=8., # Weight of the rest's part
+        alpha:float=1., # Weight of the target class against the rest
+        beta:float=8., # Weight of the part within the rest
         T:float=4., # Temperature
-        **kwargs # For `TeacherLoss`
-    ): super().__init__(T, **kwargs); self.alpha,self.beta = alpha,beta
+        **kwargs # Arguments of `TeacherLoss`
+    ):
+        super().__init__(T, **kwargs)
+        self.alpha,self.beta = alpha,beta
     def rows(self, s, t, y):
         check_labels(y, s.shape[1], 'y')
         s,t = s/self.T,t/self.T
         so,to = _others(s, y),_others(t, y)
-        binary = lambda z, o: torch.cat([_pick(z, y), o.logsumexp(1, keepdim=True)], 1)
-        return (self.alpha*_kl(binary(s, so), binary(t, to))+self.beta*_kl(so, to))*self.T**2
+        def target_and_rest(z, rest): return torch.cat([_pick(z, y), rest.logsumexp(1, keepdim=True)], 1)
+        target = _kl(target_and_rest(s, so), target_and_rest(t, to))
+        return (self.alpha*target+self.beta*_kl(so, to))*self.T**2
 
 class NKDLoss(TeacherLoss):
-    "−p_t(y)·log p_s(y), and γT²·cross-entropy within the other classes ([Yang et al.](https://arxiv.org/abs/2303.13005))"
+    "−p_t(y)·log p_s(y), plus γT²·cross-entropy within the other classes ([Yang et al.](https://arxiv.org/abs/2303.13005))"
     def __init__(self,
         gamma:float=1.5, # Weight of the other classes
-        T:float=1., # Temperature within them
-        **kwargs # For `TeacherLoss`
-    ): super().__init__(T, **kwargs); self.gamma = gamma
+        T:float=1., # Temperature within the other classes
+        **kwargs # Arguments of `TeacherLoss`
+    ):
+        super().__init__(T, **kwargs)
+        self.gamma = gamma
     def rows(self, s, t, y):
         check_labels(y, s.shape[1], 'y')
         so,to = _others(s, y)/self.T,_others(t, y)/self.T
-        return -(_pick(t.softmax(1), y)*_pick(s.log_softmax(1), y))[:,0]+self.gamma*self.T**2*soft_cross_entropy(so, to.softmax(1))
+        target = _pick(t.softmax(1), y)*_pick(s.log_softmax(1), y)
+        return -target[:,0]+self.gamma*self.T**2*soft_cross_entropy(so, to.softmax(1))
 
 class DISTLoss(TeacherLoss):
-    "1−Pearson correlation of the probabilities: of each row, and of each class over the batch ([Huang et al.](https://arxiv.org/abs/2205.10536))"
+    "1−Pearson correlation of the probabilities, per row and per class over the batch ([Huang et al.](https://arxiv.org/abs/2205.10536))"
     def __init__(self,
-        beta:float=1., # Weight of the rows
-        gamma:float=1., # Weight of the classes, whose mean is added to every row
+        beta:float=1., # Weight of the correlations per row
+        gamma:float=1., # Weight of the correlations per class; their mean is added to every row
         T:float=1., # Temperature
-        **kwargs # For `TeacherLoss`
-    ): super().__init__(T, **kwargs); self.beta,self.gamma = beta,gamma
+        **kwargs # Arguments of `TeacherLoss`
+    ):
+        super().__init__(T, **kwargs)
+        self.beta,self.gamma = beta,gamma
     def rows(self, s, t, y):
-        a,b = (s/self.T).softmax(1),(t/self.T).softmax(1)
-        gap = lambda d: 1-F.cosine_similarity(a-a.mean(d, keepdim=True), b-b.mean(d, keepdim=True), dim=d, eps=1e-8)
-        return (self.beta*gap(1)+self.gamma*gap(0).mean())*self.T**2
+        p,q = (s/self.T).softmax(1),(t/self.T).softmax(1)
+        rows,classes = _correlation(p, q, 1),_correlation(p, q, 0)
+        return (self.beta*(1-rows)+self.gamma*(1-classes).mean())*self.T**2
 
-teacher_losses = dict(kd=KDLoss, mse=LogitMSELoss, hard=HardDistillationLoss, dkd=DKDLoss, nkd=NKDLoss, dist=DISTLoss, binary_kd=BinaryKDLoss)
+def _correlation(p, q, dim): return F.cosine_similarity(p-p.mean(dim, keepdim=True), q-q.mean(dim, keepdim=True), dim=dim, eps=1e-8)
+
+teacher_losses = dict(
+    kd=KDLoss, mse=LogitMSELoss, hard=HardDistillationLoss, dkd=DKDLoss, nkd=NKDLoss, dist=DISTLoss, binary_kd=BinaryKDLoss)
 
 def teacher_loss(
-    loss, # One of `teacher_losses`, or a function of (student's logits, teacher's logits, labels)
-    **kwargs # For the loss named
-): # The loss
-    "A loss by its name"
+    loss, # Name in `teacher_losses`, or a function of (student's logits, teacher's logits, labels)
+    **kwargs # Arguments of the named loss
+): # Function of (student's logits, teacher's logits, labels)
+    "The loss with this name, or `loss` itself if it is a function"
     if not isinstance(loss, str):
-        if kwargs: raise ValueError(f'{list(kwargs)}: give them to the loss itself, {type(loss).__name__}')
+        if kwargs: raise ValueError(f'{list(kwargs)}: pass these arguments to the loss itself, {type(loss).__name__}')
         return loss
-    if loss not in teacher_losses: raise ValueError(f"there is no loss '{loss}': choose one of {', '.join(teacher_losses)}, or give a function of (student's logits, teacher's logits, labels)")
+    if loss not in teacher_losses:
+        names = ', '.join(teacher_losses)
+        function = "a function of (student's logits, teacher's logits, labels)"
+        raise ValueError(f"there is no loss '{loss}': choose one of {names}, or pass {function}")
     return teacher_losses[loss](**kwargs)
 
 # %% ../../nbs/05_losses.distill.ipynb #eded2c50
 class CrossEntropyLossSoft(LogitsLoss):
-    "Cross-entropy of two logits; the second gives the target and is detached"
+    "Cross-entropy of two sets of logits; the second gives the target and is detached"
     @in_float32
     def forward(self,
         y:Tensor, # Predictions `(N, C)`, unnormalized
         labels:Tensor # Target predictions `(N, C)`, unnormalized
     )->Tensor:
-        if not labels.is_floating_point(): raise ValueError('`labels` must be logits like `y`; for integer labels use `nn.CrossEntropyLoss`')
-        check_logits(y=y, labels=labels); check_same_shape(y=y, labels=labels)
+        if not labels.is_floating_point():
+            raise ValueError('`labels` must be logits like `y`; for integer labels use `nn.CrossEntropyLoss`')
+        check_logits(y=y, labels=labels)
+        check_same_shape(y=y, labels=labels)
         return reduced(soft_cross_entropy(y, labels.detach().softmax(1)))
 
 CrossEntropyLoss = CrossEntropyLossSoft
@@ -172,15 +205,20 @@ class CrossEntropyLossLabelSmooth(LogitsLoss):
     y_int = True
     def __init__(self,
         num_classes:int, # Number of classes
-        epsilon:float=.1, # Mass spread over all classes
+        epsilon:float=.1, # Probability mass spread over all classes
         reduction:str='mean' # 'mean', 'sum' or 'none'
-    ): check_reduction(reduction); store_attr()
+    ):
+        check_reduction(reduction)
+        store_attr()
 
     @in_float32
     def forward(self,
         y:Tensor, # Predictions `(N, C)`, unnormalized
         labels:Tensor # Classes `(N,)`
     )->Tensor:
-        check_logits(self.num_classes, y=y); check_labels(labels, self.num_classes)
+        check_logits(self.num_classes, y=y)
+        check_labels(labels, self.num_classes)
         logp = y.log_softmax(1)
-        return torch.lerp(F.nll_loss(logp, labels, reduction=self.reduction), reduced(-logp.mean(1), self.reduction), self.epsilon)
+        nll = F.nll_loss(logp, labels, reduction=self.reduction)
+        uniform = reduced(-logp.mean(1), self.reduction)
+        return torch.lerp(nll, uniform, self.epsilon)

@@ -22,14 +22,17 @@ def flat_maps(output, target):
     return output.flatten(2), target.detach().flatten(2)
 
 def joint_weight(w, like):
-    "Weights `(N, K)` or `(N, K, 1)` for a loss of each keypoint"
-    return w if w is None or w.shape==like.shape else w.squeeze(-1) if w.shape==(*like.shape, 1) else w
+    "Weights `(N, K)` or `(N, K, 1)` of keypoints as `(N, K)`, the shape of `like`"
+    if w is not None and w.shape==(*like.shape, 1): return w.squeeze(-1)
+    return w
 
 class JointsMSELoss(Module):
     "Half the squared difference of heatmaps"
     def __init__(self,
-        reduction:str='mean' # 'mean', 'sum' or 'none' (one value a keypoint)
-    ): check_reduction(reduction); store_attr()
+        reduction:str='mean' # 'mean', 'sum' or 'none' (one value per keypoint)
+    ):
+        check_reduction(reduction)
+        store_attr()
 
     @in_float32
     def forward(self,
@@ -45,7 +48,7 @@ class JointsMSELoss(Module):
 class JointsKLLoss(Module):
     "KL divergence of heatmaps read as distributions over pixels"
     def __init__(self,
-        reduction:str='mean', # 'mean', 'sum' or 'none' (one value a sample: the mean over its keypoints)
+        reduction:str='mean', # 'mean', 'sum' or 'none' (one value per sample: the mean over its keypoints)
         epsilon:float=0. # Added to every pixel of the target
     ):
         check_reduction(reduction)
@@ -55,7 +58,7 @@ class JointsKLLoss(Module):
     @in_float32
     def forward(self,
         output:Tensor, # Predicted heatmaps `(N, K, H, W)`, unnormalized
-        target:Tensor, # Heatmaps to match `(N, K, H, W)`, not negative
+        target:Tensor, # Heatmaps to match `(N, K, H, W)`, at least 0
         target_weight:Tensor=None # Weight of each keypoint `(N, K)`
     )->Tensor:
         o,t = flat_maps(output, target)
@@ -67,12 +70,12 @@ class JointsKLLoss(Module):
 
 # %% ../../nbs/05_losses.keypoint.ipynb #68382b11
 def draw_gaussians(
-    centers:Tensor, # Position `(N, K, 2)` as x, y in pixels, where 0 is the middle of the first one; need not be whole
+    centers:Tensor, # Positions `(N, K, 2)` as x, y in pixels, where 0 is the center of the first pixel; may be fractional
     size:tuple, # Height and width of the maps
     sigma:float, # Width of the Gaussian, in pixels
     window:float=None # Distance in x and in y beyond which the map is 0
 )->Tensor: # `(N, K, H, W)`, 1 at the center
-    "A Gaussian at each position"
+    "Draw a Gaussian at each position"
     def _line(n, center):
         d = torch.arange(n, device=center.device, dtype=center.dtype)-center[...,None]
         g = (-d.square()/(2*sigma**2)).exp()
@@ -84,24 +87,28 @@ def gaussian_maps(
     y:Tensor, # Heatmaps `(N, K, H, W)`
     sigma:float, # Width of the Gaussian, in pixels
     window:float=None, # Distance in x and in y beyond which the map is 0
-    positive:bool=False # Does a map without a positive value point to (0, 0)?
+    positive:bool=False # Place the Gaussian at (0, 0) if a map has no positive value?
 )->Tensor: # `(N, K, H, W)`, 1 at the center
     "A Gaussian around the largest value of each map"
-    (top,at),w = y.flatten(2).max(-1),y.shape[-1]
+    top,at = y.flatten(2).max(-1)
     if positive: at = torch.where(top>0, at, 0)
-    return draw_gaussians(torch.stack([at%w, at//w], -1).to(y.dtype), y.shape[-2:], sigma, window)
+    width = y.shape[-1]
+    centers = torch.stack([at%width, at//width], -1).to(y.dtype)
+    return draw_gaussians(centers, y.shape[-2:], sigma, window)
 
 def ground_false(
     ground_truth:Tensor # Heatmaps `(N, K, H, W)`
 )->Tensor:
-    "For each keypoint the other keypoints' maps, summed and clipped at 1"
+    "For each keypoint, the maps of the other keypoints, summed and clipped at 1"
     return (ground_truth.sum(1, keepdim=True)-ground_truth).clamp(0, 1)
 
 class FastPseudoLabelGenerator2d(Module):
     "Gaussian heatmaps at the predicted positions, for maps of any size"
     def __init__(self,
         sigma:float=2 # Width of the Gaussian, in pixels
-    ): check_positive(sigma, 'sigma'); store_attr()
+    ):
+        check_positive(sigma, 'sigma')
+        store_attr()
 
     @in_float32
     def forward(self,
@@ -118,14 +125,18 @@ class PseudoLabelGenerator2d(Module):
         height:int=64, # Height of the heatmaps
         width:int=64, # Width of the heatmaps
         sigma:float=2 # Width of the Gaussian, in pixels
-    ): check_positive(sigma, 'sigma'); store_attr()
+    ):
+        check_positive(sigma, 'sigma')
+        store_attr()
 
     @in_float32
     def forward(self,
         y:Tensor # Predicted heatmaps `(N, K, H, W)`
     )->tuple: # Ground truth and ground false, `(N, K, H, W)`
         shape = self.num_keypoints,self.height,self.width
-        if y.shape[1:]!=shape: raise ValueError(f"heatmaps must be (N, {', '.join(map(str, shape))}), but they are {tuple(y.shape)}")
+        if y.shape[1:]!=shape:
+            expected = ', '.join(map(str, shape))
+            raise ValueError(f"heatmaps must be (N, {expected}), but they are {tuple(y.shape)}")
         gt = gaussian_maps(y, self.sigma, 3*self.sigma, positive=True)
         return gt, ground_false(gt)
 
@@ -133,8 +144,8 @@ class PseudoLabelGenerator2d(Module):
 class RegressionDisparity(Module):
     "Distance of the adversarial head's heatmaps from the main head's pseudo-labels"
     def __init__(self,
-        pseudo_label_generator, # Heatmaps → ground truth and ground false
-        criterion # Loss of (output, target, weight), for instance `JointsKLLoss(epsilon=1e-7)`
+        pseudo_label_generator, # Function of heatmaps that returns ground truth and ground false
+        criterion # Loss of (output, target, weight), e.g. `JointsKLLoss(epsilon=1e-7)`
     ): store_attr()
 
     @in_float32
@@ -142,8 +153,9 @@ class RegressionDisparity(Module):
         y:Tensor, # Heatmaps of the main head `(N, K, H, W)`
         y_adv:Tensor, # Heatmaps of the adversarial head `(N, K, H, W)`
         weight:Tensor=None, # Weight of each keypoint `(N, K)`
-        mode:str='min' # 'min' or 'max': which pseudo-label to approach
+        mode:str='min' # 'min' to approach the ground truth, 'max' the ground false
     )->Tensor:
         check_one_of(mode, ('min','max'), 'mode')
         check_same_shape(y=y, y_adv=y_adv)
-        return self.criterion(y_adv, self.pseudo_label_generator(y.detach())[mode=='max'], weight)
+        truth,false = self.pseudo_label_generator(y.detach())
+        return self.criterion(y_adv, truth if mode=='min' else false, weight)

@@ -18,31 +18,35 @@ def hardest_pairs(
     features:Tensor, # Features `(N, F)`
     labels:Tensor # Identities `(N,)`, any integers
 )->tuple: # Index of the hardest positive and of the hardest negative, and whether a negative exists, each `(N,)`
-    "For each sample the farthest of its own identity and the nearest of another"
+    "For each sample, the farthest of its own identity and the nearest of another"
     f = features-features.mean(0)
     sq = f.square().sum(1)
     d = torch.addmm(sq[:,None]+sq, f, f.T, alpha=-2).fill_diagonal_(0)
     same = labels[:,None]==labels
-    return d.masked_fill(~same, -torch.inf).argmax(1), d.masked_fill(same, torch.inf).argmin(1), ~same.all(1)
+    positive = d.masked_fill(~same, -torch.inf).argmax(1)
+    negative = d.masked_fill(same, torch.inf).argmin(1)
+    return positive, negative, ~same.all(1)
 
 def row_distance(
     a:Tensor, # Features `(N, F)`
     b:Tensor # Features `(N, F)`
 )->Tensor: # `(N,)`, at least 1e-6
-    "Euclidean distance of each row, without gradient where the rows coincide"
+    "Euclidean distance of each row, with zero gradient where the rows coincide"
     return (a-b).square().sum(1).clamp(min=1e-12).sqrt()
 
 # %% ../../nbs/05_losses.metric.ipynb #39861bcd
 class TripletLoss(Module):
     "Batch-hard triplet loss with a hinge"
     def __init__(self,
-        margin:float, # Distance by which negatives should be farther
+        margin:float, # Distance by which negatives should be farther than positives
         normalize_feature:bool=False # Scale features to unit length first?
     ): store_attr()
 
     def pairs(self, f, labels):
-        "Features as they are compared, with their mined indices"
-        if f.ndim!=2 or labels.shape!=f.shape[:1]: raise ValueError(f"features must be (N, F) and labels (N,), but they are {tuple(f.shape)} and {tuple(labels.shape)}")
+        "The features to compare, and their mined indices"
+        if f.ndim!=2 or labels.shape!=f.shape[:1]:
+            shapes = f'{tuple(f.shape)} and {tuple(labels.shape)}'
+            raise ValueError(f'features must be (N, F) and labels (N,), but they are {shapes}')
         if self.normalize_feature: f = F.normalize(f, dim=1)
         return f, *hardest_pairs(f.detach(), labels)
 
@@ -52,29 +56,33 @@ class TripletLoss(Module):
         labels:Tensor # Identities `(N,)`
     )->Tensor:
         f,pos,neg,ok = self.pairs(f, labels)
-        return reduced((row_distance(f, f[pos])-row_distance(f, f[neg])+self.margin).relu()*ok)
+        gap = row_distance(f, f[pos])-row_distance(f, f[neg])
+        return reduced((gap+self.margin).relu()*ok)
+
+def _two_distances(f, pos, neg): return torch.stack([row_distance(f, f[pos]), row_distance(f, f[neg])], 1)
 
 class SoftTripletLoss(TripletLoss):
-    "Triplet loss by a softmax over the two distances, with a given target or a teacher's"
+    "Triplet loss on a softmax over the two distances, with a fixed target or a teacher's"
     def __init__(self,
-        margin:float=None, # Mass of the target on the positive; None takes the target from `features_2`
+        margin:float=None, # Mass of the target on the positive; None: take the target from `features_2`
         normalize_feature:bool=False # Scale features to unit length first?
     ): super().__init__(margin, normalize_feature)
 
     @in_float32
     def forward(self,
         features_1:Tensor, # Features to train `(N, F)`
-        features_2:Tensor, # Features of the teacher `(N, F2)`; only used when `margin` is None
+        features_2:Tensor, # Features of the teacher `(N, F2)`, used only if `margin` is None
         labels:Tensor # Identities `(N,)`
     )->Tensor:
-        if len(features_1)!=len(features_2): raise ValueError(f"`features_1` has {len(features_1)} rows and `features_2` {len(features_2)}: they must be features of the same samples")
+        if len(features_1)!=len(features_2):
+            rows = f'`features_1` has {len(features_1)} rows and `features_2` {len(features_2)}'
+            raise ValueError(f'{rows}: they must be features of the same samples')
         f,pos,neg,ok = self.pairs(features_1, labels)
-        distances = torch.stack([row_distance(f, f[pos]), row_distance(f, f[neg])], 1)
+        distances = _two_distances(f, pos, neg)
         if self.margin is None:
             g = features_2.detach()
             if self.normalize_feature: g = F.normalize(g, dim=1)
-            q = torch.stack([row_distance(g, g[pos]), row_distance(g, g[neg])], 1).softmax(1)
-            loss = soft_cross_entropy(distances, q)
+            loss = soft_cross_entropy(distances, _two_distances(g, pos, neg).softmax(1))
         else:
             l = distances.log_softmax(1)
             loss = -self.margin*l[:,0]-(1-self.margin)*l[:,1]

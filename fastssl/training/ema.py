@@ -63,7 +63,7 @@ class EMATeacher(nn.Module):
                 is_stat = k.startswith('running_') and a.is_floating_point()
                 if is_stat: stats.setdefault(t.momentum or 0., []).append((a,b))
                 else: rest.append((a,b))
-        own = self.__dict__                              # not `setattr`: the student is no submodule, so the teacher's state does not contain it
+        own = self.__dict__                              # not `setattr`: the student must not become a submodule
         own['student'] = model
         own['weights'] = list(self.model.parameters()),list(model.parameters())      # not their data, which `.to` replaces
         own['stats'] = {momentum:self._in_two_lists(pairs) for momentum,pairs in stats.items()}
@@ -160,7 +160,8 @@ class EMACallback(AttachedCallback):
     def detached(self):
         if self.raw is None: return
         self.raw_in()
-        print('EMACallback was removed: learn.model has its raw weights again. To keep the average, pass the callback to the learner, not to fit.')
+        print('EMACallback was removed: learn.model has its raw weights again. '
+              'To keep the average, pass the callback to the learner, not to fit.')
 
     # ------ weights
     @staticmethod
