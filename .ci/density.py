@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """How dense the code is: `density.py [FOLDER …]` (default: fastssl).
 
-Per 1,000 lines that are neither blank nor comments: lines over 160 characters, and assignments of three or more targets at once. Nodes of the syntax tree are counted per line of code, without docstrings
-and the lines of a signature (here one parameter per line)."""
+Per 1,000 lines that are neither blank nor comments: lines over 160 characters, and assignments of three or more targets at once.
+Nodes of the syntax tree are counted per line of code, without docstrings and the lines of a signature (which have one parameter each)."""
 import ast, io, sys, tokenize
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write README.md from nbs/index.ipynb: its text, its code and what the code printed. `--check` only tells whether they agree."""
+"Write README.md from nbs/index.ipynb: text, code and printed output. `--check` writes nothing, and fails if the two differ"
 import re, sys
 from pathlib import Path
 from fastcore.nbio import read_nb
@@ -7,7 +7,7 @@ from fastcore.nbio import read_nb
 root = Path(__file__).parent.parent
 
 def text_of(output):
-    "What a reader of the notebook sees of `output`, as text"
+    "The printed text of `output`"
     if output.output_type=='stream': return ''.join(output.text)
     if output.output_type=='display_data': return ''        # pictures and progress bars
     return ''.join(output.get('data', {}).get('text/plain', ''))
