@@ -19,10 +19,10 @@ from ..training.registry import register_method
 class SelfAdaptiveThreshold(Threshold):
     "FreeMatch: the running mean confidence, scaled per class by the running mean probability"
     def __init__(self,
-        decay:float=.999 # Decay of the running means: .99 or less in short runs
+        decay:float=None # Decay of the running means; None: a tenth of the run is averaged
     ):
         super().__init__()
-        self.decay = check_share(decay, 'decay', zero=True)
+        self.decay = check_decay(decay)
     def setup(self, n_out, n_pool):
         self.register_buffer('mean', torch.full((n_out,), 1/n_out))        # of the probabilities
         self.register_buffer('share', torch.full((n_out,), 1/n_out))       # of each class among the predictions
@@ -31,10 +31,11 @@ class SelfAdaptiveThreshold(Threshold):
     def level(self): return self.confidence
     @torch.no_grad()
     def forward(self, p, b:SSLBatch):
+        decay = self.decay_at(b)
         conf,labels = p.max(1)
-        self.confidence.lerp_(conf.mean(), 1-self.decay)
-        self.mean.lerp_(p.mean(0), 1-self.decay)
-        self.share.lerp_(class_share(labels, p.shape[1]), 1-self.decay)
+        self.confidence.lerp_(conf.mean(), 1-decay)
+        self.mean.lerp_(p.mean(0), 1-decay)
+        self.share.lerp_(class_share(labels, p.shape[1]), 1-decay)
         per_class = self.confidence*self.mean/self.mean.max()
         return (conf>=per_class.gather(0, labels)).to(p.dtype)
 
@@ -42,11 +43,11 @@ class GaussianWeight(Threshold):
     "SoftMatch: weight 1 above the running mean confidence; below it, a Gaussian with the running variance"
     def __init__(self,
         n_sigma:float=2., # Divisor of the standard deviation: larger is stricter
-        decay:float=.999 # Decay of the running mean and variance: .99 or less in short runs
+        decay:float=None # Decay of the running mean and variance; None: a tenth of the run is averaged
     ):
         super().__init__()
         self.n_sigma = check_positive(n_sigma, 'n_sigma')
-        self.decay = check_share(decay, 'decay', zero=True)
+        self.decay = check_decay(decay)
     def setup(self, n_out, n_pool):
         self.register_buffer('confidence', torch.full((), 1/n_out))
         self.register_buffer('var', torch.ones(()))
@@ -54,9 +55,10 @@ class GaussianWeight(Threshold):
     def level(self): return self.confidence
     @torch.no_grad()
     def forward(self, p, b:SSLBatch):
+        decay = self.decay_at(b)
         conf = p.amax(1)
-        self.confidence.lerp_(conf.mean(), 1-self.decay)
-        if len(conf)>1: self.var.lerp_(conf.var(), 1-self.decay)
+        self.confidence.lerp_(conf.mean(), 1-decay)
+        if len(conf)>1: self.var.lerp_(conf.var(), 1-decay)
         below = (conf-self.confidence).clamp(max=0)
         exponent = -below.square()*self.n_sigma**2/(2*self.var.clamp(min=1e-12))
         return exponent.exp()
@@ -129,7 +131,7 @@ class FreeMatchCallback(FixMatchCallback):
     "FixMatch with a self-adaptive threshold and a fairness loss ([FreeMatch](https://arxiv.org/abs/2205.07246))"
     @delegates(FixMatchCallback.__init__, but='threshold')
     def __init__(self,
-        decay:float=.999, # Decay of the running means: .99 or less in short runs
+        decay:float=None, # Decay of the running means; None: a tenth of the run is averaged
         fairness:float=.01, # Weight of the fairness loss, relative to `weight`
         **kwargs
     ):
@@ -146,7 +148,7 @@ class SoftMatchCallback(FixMatchCallback):
     @delegates(FixMatchCallback.__init__, but='threshold,align')
     def __init__(self,
         n_sigma:float=2., # Divisor of the standard deviation: larger is stricter
-        decay:float=.999, # Decay of all running means: .99 or less in short runs
+        decay:float=None, # Decay of all running means; None: a tenth of the run is averaged
         **kwargs
     ):
         align = DistributionAlignment('uniform', decay)
@@ -158,7 +160,7 @@ class AdaMatchCallback(FixMatchCallback):
     @delegates(FixMatchCallback.__init__, but='align')
     def __init__(self,
         threshold:float=.95, # Least confidence as a fraction of the mean confidence on labeled rows, in (0, 1]
-        decay:float=.999, # Decay of the alignment's running means: .99 or less in short runs
+        decay:float=None, # Decay of the alignment's running means; None: a tenth of the run is averaged
         **kwargs
     ):
         align = DistributionAlignment('predictions', decay)

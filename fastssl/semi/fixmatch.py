@@ -16,7 +16,7 @@ class FixMatchCallback(ConsistencyCallback):
     "Cross-entropy of the strong view against confident predictions of the weak view ([FixMatch](https://arxiv.org/abs/2001.07685))"
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
-        threshold=.95, # Least confidence of a pseudo-label, in (0, 1], or a `Threshold`
+        threshold='auto', # Least confidence of a pseudo-label, in (0, 1] (the paper: .95); 'auto': the surest share of each class, which grows; or a `Threshold`
         weight=1., # Loss weight: a number, or a function of the share of training done
         hard:bool=True, # Train on the class, or on the sharpened distribution?
         temperature:float=.5, # Temperature of that distribution: below 1 sharpens; unused by hard labels

@@ -35,7 +35,7 @@ class MeanTeacherCallback(ConsistencyCallback):
     target_view,student_view = 'weak2','weak'
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
-        teacher_decay:float=.99, # Decay of the teacher: .95 to .99 for a few hundred steps, .999 for 10,000 and more
+        teacher_decay='auto', # Decay of the teacher; 'auto': a tenth of the run is averaged
         weight=SchedRampUp(0., 1.), # Loss weight: a number, or a function of the share of training done
         distance:str='l2', # 'l2', or another distance of `consistency`
         **kwargs

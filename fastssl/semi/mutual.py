@@ -10,6 +10,7 @@ from fastai.vision.all import *
 from sklearn.cluster import KMeans
 from ..checks import *
 from ..core import *
+from ..schedules import averaging_decay
 from ..data.unlabeled import *
 from ..training.ema import EMATeacher
 from ..data.loaders import batch_transforms, mixed_seed, rows_in_memory
@@ -44,7 +45,7 @@ class MutualMeanTeachingCallback(SSLCallback):
         n_clusters:int=None, # Number of clusters, for DBSCAN the maximum; None: the classes of the labeled items
         cluster='kmeans', # 'kmeans', 'dbscan', or a function with the same arguments, such as `partial(dbscan_labels, eps=.4)`
         pretrain:int=1, # Epochs on labels only; 0 if the features of the networks are already worth clustering
-        decay:float=.999, # Decay of the mean networks: .999 for 10,000 steps and more, .98–.99 for a few hundred
+        decay:float=None, # Decay of the mean networks; None: a tenth of the run is averaged
         n_instances:int=4, # Rows per cluster in a step
         soft_ce:float=.5, # Weight of the other mean's predictions in the cross-entropy, in [0, 1]
         soft_triplet:float=.8, # Weight of the other mean's distances in the triplet loss, in [0, 1]
@@ -53,7 +54,7 @@ class MutualMeanTeachingCallback(SSLCallback):
     ):
         check_share(soft_ce, 'soft_ce', zero=True)
         check_share(soft_triplet, 'soft_triplet', zero=True)
-        check_share(decay, 'decay', zero=True)
+        check_decay(decay)
         if n_clusters is not None and n_clusters<2: raise ValueError(f'n_clusters={n_clusters}: must be at least 2')
         if n_instances<2: raise ValueError(f'n_instances={n_instances}: a triplet needs at least 2 rows of a cluster')
         if not callable(cluster): check_one_of(cluster, clusterings, 'cluster', 'or a function')
@@ -90,7 +91,7 @@ class MutualMeanTeachingCallback(SSLCallback):
     def setup(self):
         self._check_heads()
         self._check_batch_size()
-        self.teacher_model = EMATeacher(unwrap(self.model), self.decay, warmup=True).train()
+        self.teacher_model = EMATeacher(unwrap(self.model), averaging_decay(self.n_steps) if self.decay is None else self.decay, warmup=True).train()
         self.labels = torch.full((self.n_pool,), -1)
         self.n_epochs = torch.tensor(0)
     def _check_heads(self):

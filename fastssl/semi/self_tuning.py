@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastai.torch_core import Module, store_attr
 from ..checks import *
 from ..core import *
+from ..schedules import averaging_decay
 from ..training.ema import EMATeacher
 from ..models.heads import *
 from ..training.batch import SSLBatch, unwrap
@@ -185,20 +186,20 @@ class SelfTuningCallback(SSLCallback):
     logs,classes = ('pseudo_acc',),True
     def __init__(self,
         K:int=32, # Keys per class
-        decay:float=.999, # Decay of the key encoder: .99 or less in short runs
+        decay:float=None, # Decay of the key encoder; None: a tenth of the run is averaged
         T:float=.07, # Temperature of the contrast
         projection_dim:int=128, # Size of a projection
         weight=1. # Loss weight: a number, or a function of the share of training done
     ):
         check_positive(K, 'K')
-        check_share(decay, 'decay', zero=True)
+        check_decay(decay)
         check_positive(T, 'T')
         check_weight(weight)
         store_attr()
     def heads(self, nf, n_out): return dict(proj=nn.Sequential(nn.Linear(nf, self.projection_dim), Normalize2d()))
     def setup(self):
         net = unwrap(self.model)
-        self.key = EMATeacher(net, self.decay).train()
+        self.key = EMATeacher(net, averaging_decay(self.n_steps) if self.decay is None else self.decay).train()
         linear = [m for m in net.heads['proj'].modules() if isinstance(m, nn.Linear)]
         dim = linear[-1].out_features
         self.queue = ClassQueue(dim, self.n_out, self.K, self.T)

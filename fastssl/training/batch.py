@@ -107,6 +107,8 @@ class SSLBatch:
     @property
     def pct(self)->float: return self.step.pct
     @property
+    def n_steps(self)->int: return self.step.n_steps      # steps of the whole fit
+    @property
     def truth(self):
         labels = self.step.dls.pool.labels
         return None if labels is None else labels[self.idx]

@@ -15,6 +15,7 @@ from ..checks import check_one_of
 from ..data.loaders import EpochDL
 from ..data.views import ViewMaker
 from ..models.multihead import TwoNetworks
+from ..schedules import averaging_decay
 from .batch import *
 from .callback import AttachedCallback
 from .compatible import check_methods
@@ -191,7 +192,7 @@ class SSLStep(AttachedCallback):
     epoch_dl = view_maker = saved = ms = base_loss = None
     extra_params,extra_opt_state = (),{}        # methods' parameters in the optimizer now; optimizer state of all that were in it so far
     checked = canceled = labels_checked = False
-    pct,mode = 0.,'joint'
+    pct,mode,n_steps = 0.,'joint',1
     def __init__(self,
         forward:str='auto', # How the rows go through the model: 'joint', 'separate' or 'no_grad'; 'auto' takes 'separate' if batch norms train, else 'joint'
         auto:bool=False # Added by a method, and removed with the last one?
@@ -267,6 +268,7 @@ class SSLStep(AttachedCallback):
         self.view_maker = self.dls.view_maker
         draws_pool = any(side=='u' for m in self.ms for side,_ in m.reads())
         self.epoch_dl = self.learn.dl = EpochDL.create(self.learn.dl, pool, draw=draws_pool)
+        self.n_steps = self.n_epoch*len(self.epoch_dl)
         for m in self.ms: m.prepare()
         self._train_extra([p for m in self.ms for p in m.trained()])
         self.epoch_dl.on_end = partial(self._after_epoch_loop, self.ms)

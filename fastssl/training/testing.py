@@ -51,5 +51,5 @@ def loss_off_learner(
     cb.log = cb.logged.__setitem__
     for o in vars(cb).values():
         if isinstance(o, Part) and not len(o.state_dict()): o.setup(weak.shape[1], n_pool)
-    attributes = dict(u=AttrDict(weak=weak, strong=strong), truth=None, pct=0.)
+    attributes = dict(u=AttrDict(weak=weak, strong=strong), truth=None, pct=0., n_steps=10000)
     return cb.unsup_loss(SimpleNamespace(**{**attributes, **batch}))
