@@ -29,6 +29,12 @@ from .stop_on_nan import StopOnNaN
 class Part(nn.Module):
     "A piece of a method with its own state. Make it an attribute of the method, and it is set up, moved, saved and restored with it"
     set_up_for = None       # (number of classes, pool) of the last `setup`
+    decay = None            # decay of running means; None: derived from the length of the run
+    def decay_at(self,
+        b:SSLBatch # Batch of the step
+    )->float:
+        "`decay`, or one that averages about a tenth of the run"
+        return averaging_decay(b.n_steps) if self.decay is None else self.decay
     def setup(self,
         n_out:int, # Number of classes
         n_pool:int # Size of the pool
@@ -79,6 +85,8 @@ class SSLCallback(AttachedCallback):
     # ------ what a method can read
     @property
     def n_out(self)->int: return self.n_classes or get_c(self.dls)
+    @property
+    def n_steps(self)->int: return self.learn.ssl_step.n_steps  # steps of the whole fit
     @property
     def n_pool(self)->int: return self.dls.pool.n if self.dls.pool else 0
     @property
