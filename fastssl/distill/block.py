@@ -78,10 +78,12 @@ def _join(cls, op, tensors, dim=0, out=None):
     return res.as_subclass(cls.plain)
 
 # %% ../../nbs/70_distill.block.ipynb #47b5c805
-_computes = set('add radd iadd sub rsub mul rmul div rdiv true_divide floor_divide truediv rtruediv floordiv rfloordiv mod rmod remainder fmod pow rpow neg '
-    'abs sign square clamp clip minimum maximum and rand or ror xor rxor invert lshift rshift bitwise_and bitwise_or bitwise_xor bitwise_not '
-    'bitwise_left_shift bitwise_right_shift cumsum cumprod unique bincount argsort get new new_tensor new_zeros new_ones new_full new_empty '
-    'zeros_like ones_like full_like empty_like rand_like randn_like randint_like sigmoid log exp'.split())
+_computes = set('''
+    add radd sub rsub mul rmul div rdiv true_divide floor_divide truediv rtruediv floordiv rfloordiv mod rmod remainder fmod pow rpow
+    neg abs sign square clamp clip minimum maximum sigmoid log exp cumsum cumprod unique bincount argsort
+    and rand or ror xor rxor invert lshift rshift bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift
+    get new new_tensor new_zeros new_ones new_full new_empty
+    zeros_like ones_like full_like empty_like rand_like randn_like randint_like'''.split())
 
 def _is_all_of(res, y):
     "Does `res` show the memory of `y`, all rows in order?"
@@ -199,7 +201,8 @@ class SoftCategorize(Categorize):
         first_item,lacking = {},[]
         for p in dsets or ():
             if not hasattr(p, 'logits') or not hasattr(p, 'soft'):
-                raise TypeError(f'get_y returned {p!r}, which has no soft target: use get_y=soft.labeller(f), where f is your present get_y')
+                raise TypeError(f'get_y returned {p!r}, which has no soft target: use get_y=soft.labeller(f), '
+                                'where f is your present get_y')
             self.number(p.label)
             row = p.soft.row(p.item)
             if row<0: lacking.append(p)
@@ -222,7 +225,8 @@ class SoftCategorize(Categorize):
         "Class number of `label`"
         if label is None: return None
         if label not in self.vocab.o2i:
-            raise ValueError(f"the label '{label}' is not among the teacher's classes {list(self.vocab)[:20]}: drop its items, or use the teacher's names")
+            raise ValueError(f"the label '{label}' is not among the teacher's classes {list(self.vocab)[:20]}: "
+                             "drop its items, or use the teacher's names")
         return self.vocab.o2i[label]
     def target(self, label, z):
         y = z.argmax() if label is None else torch.tensor(self.number(label))

@@ -46,7 +46,8 @@ def _open_teacher(teacher):
     "(network, statistics of its inputs or None, its classes or None)"
     if isinstance(teacher, Learner): return teacher.model,ifnone(norm_stats(teacher.dls), _no_norm),getattr(teacher.dls, 'vocab', None)
     if isinstance(teacher, nn.Module): return teacher,None,None
-    if not isinstance(teacher, str): raise TypeError(f'a teacher is a Learner, a network, or the name of a timm model, not {type(teacher).__name__}')
+    if not isinstance(teacher, str):
+        raise TypeError(f'a teacher is a Learner, a network, or the name of a timm model, not {type(teacher).__name__}')
     if ':' not in teacher and not timm.is_model(teacher): teacher = check_name(teacher, timm.list_models(), 'timm architecture')
     net = timm.create_model(teacher, pretrained=True)
     return net,(net.default_cfg['mean'],net.default_cfg['std']),None
@@ -104,7 +105,8 @@ class DistillCallback(SSLCallback):
         if isinstance(feature_loss, str):
             check_one_of(feature_loss, feature_losses, 'feature_loss')
             feature_loss = feature_losses[feature_loss]()
-        if loss is None and not features: raise ValueError('loss=None and no features: there is nothing to learn from the teacher')
+        if loss is None and not features:
+            raise ValueError('loss=None and no features: there is nothing to learn from the teacher')
         store_attr('weight,feature_loss,feature_weight,ensemble,stats')
         self.teachers = list(teacher) if isinstance(teacher, (list,tuple,L)) else [teacher]
         self.loss = None if loss is None else teacher_loss(loss, **kwargs)
@@ -117,10 +119,12 @@ class DistillCallback(SSLCallback):
     def hooked_outputs(self): return {f'distill{i}':p for i,p in enumerate(self.features)}
     def setup(self):
         if not self.teachers:
-            raise ValueError('this DistillCallback was loaded from a file, which holds no teacher: set learn.distill.teachers = [teacher], or remove the callback')
+            raise ValueError('this DistillCallback was loaded from a file, which holds no teacher: '
+                             'set learn.distill.teachers = [teacher], or remove the callback')
         paths = self.features.values()
         self.nets = [OnlineTeacher(t, self.dls, self.stats, paths if i==0 else ()) for i,t in enumerate(self.teachers)]
-        if any(n.net is unwrap(self.learn.model) for n in self.nets): raise ValueError('the teacher is the student itself: pass a copy, deepcopy(model)')
+        if any(n.net is unwrap(self.learn.model) for n in self.nets):
+            raise ValueError('the teacher is the student itself: pass a copy, deepcopy(model)')
         for n in self.nets: n.to(self.dls.device).freeze()
         if self.features: self.projectors = nn.ModuleList(self._projectors())
     def _projectors(self):
@@ -139,7 +143,7 @@ class DistillCallback(SSLCallback):
 
     def unsup_loss(self, b:SSLBatch):
         rows = [('l','weak'), *(('u',v) for v in self.views)]
-        outs = [[b.run(n, f'{side}.{view}') for side,view in rows] for n in self.nets]       # of each teacher, for each view: logits, *features
+        outs = [[b.run(n, f'{side}.{view}') for side,view in rows] for n in self.nets]       # teacher, view → (logits, *features)
         loss = feature_loss = 0.
         for i,(side,view) in enumerate(rows):
             of_view = [o[i] for o in outs]
@@ -151,7 +155,8 @@ class DistillCallback(SSLCallback):
     def _logits_loss(self, b, side, view, zs):
         logits = getattr(b, side)[view]
         if zs[0].shape!=logits.shape:
-            raise ValueError(f'the teacher gives logits of shape {tuple(zs[0].shape)}, the student {tuple(logits.shape)}: both must know the same classes')
+            raise ValueError(f'the teacher gives logits of shape {tuple(zs[0].shape)}, the student '
+                             f'{tuple(logits.shape)}: both must know the same classes')
         z = mean_logits(zs, None, self.ensemble) if len(zs)>1 else zs[0]
         return self.loss(logits, z, b.y if side=='l' else None).mean()
     def _pair_losses(self, b, side, view, teacher_features):

@@ -42,7 +42,8 @@ def from_dict(cls:SoftTargets,
     z = _rows_array(d)
     if vocab is None: vocab = range(z.shape[1])
     z = as_logits(z, probs, activation, 'the values')
-    if z.shape[1]!=len(vocab): raise ValueError(f'rows have {z.shape[1]} values, but there are {len(vocab)} classes in `vocab`')
+    if z.shape[1]!=len(vocab):
+        raise ValueError(f'rows have {z.shape[1]} values, but there are {len(vocab)} classes in `vocab`')
     tmp = tempfile.TemporaryDirectory() if path is None else None
     if tmp: path = Path(tmp.name)/'soft'
     w = StoreWriter(path, keys, key, vocab, activation=activation, **kwargs)
@@ -64,7 +65,8 @@ def from_df(cls:SoftTargets,
     "A store with the rows of `df`"
     if isinstance(key_col, int) and key_col not in df.columns: key_col = df.columns[key_col]
     vocab = [c for c in df.columns if c!=key_col] if vocab is None else list(vocab)
-    if miss:=[v for v in vocab if v not in df.columns]: raise ValueError(f'no columns {miss}: the table has {list(df.columns)}')
+    if miss:=[v for v in vocab if v not in df.columns]:
+        raise ValueError(f'no columns {miss}: the table has {list(df.columns)}')
     keys = df[key_col]
     twice = keys[keys.duplicated()].tolist()
     if twice: raise ValueError(f'keys are listed twice: {twice[:5]}')

@@ -26,7 +26,8 @@ class HintLoss(nn.Module):
     )->nn.Module:
         "A layer from the student's width to the teacher's"
         if f.ndim!=g.ndim or f.ndim not in (2,3,4):
-            raise ValueError(f'features of shape {tuple(f.shape)} and {tuple(g.shape)} cannot be compared: pair modules whose outputs have the same number of dimensions')
+            raise ValueError(f'features of shape {tuple(f.shape)} and {tuple(g.shape)} cannot be compared: '
+                             'pair modules whose outputs have the same number of dimensions')
         return nn.Conv2d(f.shape[1], g.shape[1], 1) if f.ndim==4 else nn.Linear(f.shape[-1], g.shape[-1])
     def forward(self,
         f:Tensor, # Student's features, projected
@@ -36,7 +37,9 @@ class HintLoss(nn.Module):
 class AttentionLoss(nn.Module):
     "Squared difference of normalized attention maps, mean over their pixels"
     def projector(self, f, g):
-        if f.ndim!=4 or g.ndim!=4: raise ValueError(f'AttentionLoss compares maps, but the features have the shapes {tuple(f.shape)} and {tuple(g.shape)}')
+        if f.ndim!=4 or g.ndim!=4:
+            raise ValueError(f'AttentionLoss compares maps, but the features have the shapes {tuple(f.shape)} and '
+                             f'{tuple(g.shape)}')
         return nn.Identity()
     @staticmethod
     def attention(f): return F.normalize(f.pow(2).mean(1).flatten(1), dim=1)

@@ -25,7 +25,9 @@ def _parts_key(item, key):
     return '/'.join(path.parts[-key.n:])
 def _column_key(item, key):
     if not isinstance(item, (pd.Series, Mapping)): return str(getattr(item, key.arg, item))
-    if key.arg not in item: raise KeyError(f"an item has no column '{key.arg}', by which rows of this store are found; it has {list(item.keys())}")
+    if key.arg not in item:
+        raise KeyError(f"an item has no column '{key.arg}', by which rows of this store are found; "
+                       f"it has {list(item.keys())}")
     return str(item[key.arg])
 def _content_key(item, key):
     item = _first_part(item)
@@ -34,7 +36,8 @@ def _content_key(item, key):
 def _str_key(item, key): return str(_first_part(item))
 def _function_key(item, key):
     if key.func is None:
-        raise ValueError(f'the keys of this store were made by the function {key.arg}, which a file cannot hold: SoftTargets.load(path, key={key.arg})')
+        raise ValueError(f'the keys of this store were made by the function {key.arg}, which a file cannot hold: '
+                         f'SoftTargets.load(path, key={key.arg})')
     return str(key.func(item))
 
 _schemes = dict(parts=_parts_key, column=_column_key, content=_content_key, str=_str_key, function=_function_key)
@@ -103,7 +106,8 @@ def unique_keys(
         j = firsts.setdefault(k, i)
         if i==j or key.kind=='content' or str(o)==str(rows[j]): continue
         more = key.n+1 if key.kind=='parts' else 2
-        raise ValueError(f"{rows[j]} and {o} have the same key '{k}' ({key.scheme}): give another `key`, such as 'parts:{more}' or a function of an item")
+        raise ValueError(f"{rows[j]} and {o} have the same key '{k}' ({key.scheme}): give another `key`, "
+                         f"such as 'parts:{more}' or a function of an item")
     return list(firsts),list(firsts.values())
 
 # %% ../../nbs/70_distill.keys.ipynb #202f65fc

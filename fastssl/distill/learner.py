@@ -25,7 +25,7 @@ def distill_learner(
     dls:DataLoaders, # Data, with a `SoftCategoryBlock`; any data if there is a `teacher`
     arch, # The student: a timm name, a torchvision or fastai function, or a network
     teacher=None, # Online teacher: a `Learner`, a network, a timm name, or a list of them
-    loss=None, # One of `teacher_losses`, or a function of (student's logits, teacher's logits, labels); default: the block's, or 'kd' for an online teacher
+    loss=None, # As in `DistillLoss`, or `DistillCallback` for an online teacher; default: the block's, 'kd' for an online teacher
     weight:float=None, # Weight of the teacher's loss; default: by the loss for saved targets, 1 for an online teacher
     features:dict=None, # Path of a module of the student → path of a module of the online teacher, see `DistillCallback`
     loss_args:dict=None, # Arguments of the loss: dict(T=4.) …
@@ -39,7 +39,8 @@ def distill_learner(
     if teacher is not None:
         online = DistillCallback(teacher, ifnone(loss, 'kd'), ifnone(weight, 1.), features, **loss_args)
         return ssl_learner(dls, arch, cbs=[*L(cbs), online], loss_func=ifnone(loss_func, saved), **kwargs)
-    if not isinstance(saved, DistillLoss): raise ValueError('there is no teacher: pass teacher=…, or data whose targets are a SoftCategoryBlock')
+    if not isinstance(saved, DistillLoss):
+        raise ValueError('there is no teacher: pass teacher=…, or data whose targets are a SoftCategoryBlock')
     if features: raise ValueError('features need an online teacher: pass teacher=…')
     if loss_func is None: loss_func = _with_options(saved, loss, weight, loss_args)
     return ssl_learner(dls, arch, cbs=cbs, loss_func=loss_func, **kwargs)
@@ -54,7 +55,8 @@ def fresh_copy(
     drawn = {id(p) for m in layers for p in m.parameters(recurse=False)}
     left = [name for name,p in new.named_parameters() if id(p) not in drawn]
     if left:
-        raise ValueError(f'{type(model).__name__} has parameters that no layer can reset: {left[:5]}; pass fresh=…, a function that makes a new model')
+        raise ValueError(f'{type(model).__name__} has parameters that no layer can reset: '
+                         f'{left[:5]}; pass fresh=…, a function that makes a new model')
     for m in layers: m.reset_parameters()
     for p in new.parameters(): p.grad = None
     return new

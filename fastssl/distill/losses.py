@@ -50,10 +50,13 @@ class DistillLoss(LogitsLoss):
     def _loss(self, s, y, t, known):
         ce = self.hard(s, y)
         if t is None: return reduced(ce, self.reduction)
-        if t.shape!=s.shape: raise ValueError(f'the student has logits of shape {tuple(s.shape)}, the soft targets {tuple(t.shape)}')
+        if t.shape!=s.shape:
+            raise ValueError(f'the student has logits of shape {tuple(s.shape)}, the soft targets {tuple(t.shape)}')
         taught = t.isfinite().all(1)
         kd = self.soft(s, t.where(taught[:,None], s.detach()), self.labels(y))      # no NaN may reach the gradient
-        if kd.shape!=ce.shape: raise ValueError(f'the loss {self.name} gave the shape {tuple(kd.shape)} for {len(s)} rows: it must give one value per row')
+        if kd.shape!=ce.shape:
+            raise ValueError(f'the loss {self.name} gave the shape {tuple(kd.shape)} for {len(s)} rows: '
+                             'it must give one value per row')
         if known is not None: ce = ce.where(known, 0.)
         kd = kd.where(taught, 0.)
         ce_weight = torch.where(taught, self.ce, 1.)

@@ -22,7 +22,8 @@ def _check_teachers(teachers, dl, tta):
     if all(isinstance(t, Learner) for t in teachers):
         if dl is not None: raise ValueError('dl is for networks; a Learner makes its own loader of the items')
         return
-    if dl is None: raise ValueError(f'{type(teachers[0]).__name__} is not a Learner: a network needs a loader of the items, dl=…')
+    if dl is None:
+        raise ValueError(f'{type(teachers[0]).__name__} is not a Learner: a network needs a loader of the items, dl=…')
     if tta: raise ValueError('tta: only a Learner knows how its items are augmented')
 
 def _items_of(items):
@@ -51,7 +52,7 @@ def save_soft_targets(
     dl=None, # For a network: a loader of `items`, in order, inputs first
     vocab=None, # Classes in the order of the logits; default: those of the learner's data
     probs:bool=False, # Do the teachers return probabilities?
-    activation:str=None, # What turns the logits into probabilities, 'softmax' or 'sigmoid'; default: by the learner's loss, 'softmax' for a network
+    activation:str=None, # What turns logits into probabilities, 'softmax' or 'sigmoid'; default: by the learner's loss, or 'softmax'
     chunk:int=4096, # Number of rows written at a time; an interruption loses at most these
     bs:int=None, # Rows per batch; default: the learner's
     seed:int=0, # Seed of the augmented views

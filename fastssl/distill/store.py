@@ -48,7 +48,8 @@ class SoftTargets:
     def __repr__(self):
         topk = self.meta['topk']
         top = '' if topk is None else f', top {topk}'
-        return f"SoftTargets({self.path.name}: {len(self)} rows, {len(self.vocab)} classes{top}, {self.meta['dtype']}, keys by {self.key.scheme})"
+        what = f"{len(self)} rows, {len(self.vocab)} classes{top}, {self.meta['dtype']}, keys by {self.key.scheme}"
+        return f'SoftTargets({self.path.name}: {what})'
     def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k!='_opened'}      # a pickle holds the path, not the data
 
     # ------ files
@@ -63,7 +64,8 @@ class SoftTargets:
             raise ValueError(f'the store {self.path} is damaged ({e}): a file is cut or missing; save it again, or copy it again') from None
         lengths = [len(o) for o in (*arrays, index)]
         if set(lengths)!={len(self)}:
-            raise ValueError(f'the store {self.path} is damaged: its files have {lengths} rows, its manifest says {len(self)}; save it again, or copy it again')
+            raise ValueError(f'the store {self.path} is damaged: its files have {lengths} rows, its manifest says {len(self)}; '
+                             'save it again, or copy it again')
         self._opened = arrays,index
     def _files(self):
         if '_opened' not in self.__dict__: self._open()
@@ -77,7 +79,8 @@ class SoftTargets:
         for (f,crc),a in zip(self.meta['crc'].items(), self._arrays):
             found = _checksum(a)
             if found!=crc:
-                raise ValueError(f'the store {self.path} is damaged: {f} has the checksum {found}, the manifest says {crc}; save it again, or copy it again')
+                raise ValueError(f'the store {self.path} is damaged: {f} has the checksum {found}, the manifest says {crc}; '
+                                 'save it again, or copy it again')
 
     # ------ rows
     def keys(self):
@@ -147,7 +150,7 @@ def _agreement(soft, labels, rows):
 def check(self:SoftTargets,
     items, # Items of the dataset
     get_label=None # Function of an item that returns its label, or None if it has none
-)->dict: # 'rows', 'items', 'found'; lists 'missing', 'extra' (keys), 'duplicates' (items that share a row); with labels: 'agreement' and 'calibration_error' in [0, 1], 'unknown' labels
+)->dict: # Counts, lists and, with labels, two numbers in [0, 1]: see the table
     "Compare the store with `items`"
     items = rows_of(items)
     rows = np.array([self.row(o) for o in items], dtype=np.int64)

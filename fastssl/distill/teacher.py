@@ -52,7 +52,8 @@ def match_classes(
     "Where the classes of `vocab` are in `other`, by name; raises `ValueError` if some are missing"
     vocab,other = list(vocab),list(other)
     missing = [v for v in vocab if v not in other]
-    if missing: raise ValueError(f'{who} has no class {missing[:10]}: its classes are {other[:20]}{" …" if len(other)>20 else ""}')
+    if missing:
+        raise ValueError(f'{who} has no class {missing[:10]}: its classes are {other[:20]}{" …" if len(other)>20 else ""}')
     return [other.index(v) for v in vocab]
 
 # %% ../../nbs/70_distill.teacher.ipynb #ad102cb6
@@ -86,7 +87,8 @@ class Teacher:
     ):
         self.learn,self.activation = learn,loss_activation(learn.loss_func)
         self.vocab = ifnone(vocab, getattr(learn.dls, 'vocab', None))
-        if self.vocab is None: raise ValueError('the data of this learner have no names of classes: pass vocab, in the order of the logits')
+        if self.vocab is None:
+            raise ValueError('the data of this learner have no names of classes: pass vocab, in the order of the logits')
     def about(self):
         dls = self.learn.dls
         dl = dls.valid if len(dls.loaders)>1 else dls.train
@@ -111,7 +113,8 @@ class Teacher:
         few = items[:4]
         a,b = [self.learn.dls.test_dl(few, bs=len(few), num_workers=0).one_batch() for _ in range(2)]
         if not _same(a, b):
-            raise ValueError('transforms of the validation set change an item at random, so its logits differ each time: set split_idx=0 for random transforms')
+            raise ValueError('transforms of the validation set change an item at random, so its logits differ each time: '
+                             'set split_idx=0 for random transforms')
 
 def _same(a, b):
     a,b = tuplify(a),tuplify(b)
@@ -131,8 +134,8 @@ def check_loader(
     "Raise `ValueError` if `dl` shuffles, drops or augments items"
     why = _why_unusable(dl)
     if why is None: return
-    raise ValueError(f'this loader {why}, so its predictions cannot be matched to items: pass the items themselves, or a loader in order and '
-                     'without augmentation (dls.test_dl(items); DataLoader(…, shuffle=False))')
+    raise ValueError(f'this loader {why}, so its predictions cannot be matched to items: pass the items themselves, '
+                     'or a loader in order and without augmentation (dls.test_dl(items); DataLoader(…, shuffle=False))')
 
 # %% ../../nbs/70_distill.teacher.ipynb #798f2363
 class TeacherLearners:
@@ -152,7 +155,9 @@ class TeacherLearners:
     def _check_same(self):
         "Have all teachers the same classes and the same kind of labels?"
         extra = {str(v) for t in self.ts for v in t.vocab}-set(map(str, self.vocab))
-        if extra: raise ValueError(f'the first teacher has no class {sorted(extra)[:10]}, which others have: teachers of one store must know the same classes')
+        if extra:
+            raise ValueError(f'the first teacher has no class {sorted(extra)[:10]}, which others have: '
+                             'teachers of one store must know the same classes')
         if len({t.activation for t in self.ts})>1:
             raise ValueError('some of these teachers are for one label per item (softmax), others for several (sigmoid): save them apart')
     def about(self): return [t.about() for t in self.ts]
@@ -202,7 +207,8 @@ class TeacherNetworks:
         check_loader(self.dl)
         with self._in_eval(): c = self._predict(first(self.dl)).shape[1]
         self.vocab = list(range(c) if self.vocab is None else self.vocab)
-        if len(self.vocab)!=c: raise ValueError(f'the network has {c} outputs, but `vocab` has {len(self.vocab)} classes')
+        if len(self.vocab)!=c:
+            raise ValueError(f'the network has {c} outputs, but `vocab` has {len(self.vocab)} classes')
     def chunks(self, pick, idx, start, size, bs):
         "As `TeacherLearners.chunks`; chunks end where batches end"
         with self._in_eval():
@@ -223,4 +229,5 @@ class TeacherNetworks:
             if not use or done<=start: continue
             yield self._predict(b)[use][-(done-start):]
             start = done
-        if seen!=self.n: raise ValueError(f'the loader gave {seen} rows for {self.n} items: it must give each item once, in order')
+        if seen!=self.n:
+            raise ValueError(f'the loader gave {seen} rows for {self.n} items: it must give each item once, in order')

@@ -67,11 +67,13 @@ def as_logits(
 )->np.ndarray: # Logits, float32
     "`z` as logits; raises `ValueError` for probabilities in place of logits, or the reverse"
     z = np.asarray(z, np.float32)
-    if z.ndim!=2: raise ValueError(f'{who} have the shape {z.shape}: they must have one row of class logits per item, (N, C)')
+    if z.ndim!=2:
+        raise ValueError(f'{who} have the shape {z.shape}: they must have one row of class logits per item, (N, C)')
     looks = _looks_like_probs(z, activation)
     if looks and not probs:
         sums = ', each row sums to 1' if activation=='softmax' else ''
-        raise ValueError(f'{who} look like probabilities (in [0, 1]{sums}), but logits are needed: take them before the {activation}, or pass probs=True')
+        raise ValueError(f'{who} look like probabilities (in [0, 1]{sums}), but logits are needed: '
+                         f'take them before the {activation}, or pass probs=True')
     if probs and not looks:
         sums = f', rows sum to {z.sum(1).min():.3g} … {z.sum(1).max():.3g}' if activation=='softmax' else ''
         raise ValueError(f'{who} are not probabilities, but probs=True: they lie between {z.min():.3g} and {z.max():.3g}{sums}')
@@ -87,12 +89,15 @@ def read_manifest(
 )->dict:
     "The manifest; raises an error if `path` is not a complete store"
     path = Path(path)
-    if not path.exists(): raise FileNotFoundError(f'{path} does not exist on this machine: {_why_missing(path)}')
+    if not path.exists():
+        raise FileNotFoundError(f'{path} does not exist on this machine: {_why_missing(path)}')
     try: m = _read_json(path/'manifest.json')
     except (OSError, ValueError): m = None
     if not isinstance(m, dict) or m.get('format')!='fastssl.soft_targets':
-        raise ValueError(f'{path} is not a store of soft targets; to read logits from other files, use SoftTargets.from_json, from_df or from_dict')
-    if m['version']>1: raise ValueError(f"{path} was written by a newer fastssl (format {m['version']}): update fastssl")
+        raise ValueError(f'{path} is not a store of soft targets; to read logits from other files, '
+                         'use SoftTargets.from_json, from_df or from_dict')
+    if m['version']>1:
+        raise ValueError(f"{path} was written by a newer fastssl (format {m['version']}): update fastssl")
     return m
 
 # %% ../../nbs/70_distill.write.ipynb #a2f79a28
@@ -113,8 +118,8 @@ class StoreWriter:
         self.part = partial_path(self.path)
         vocab,dtype = [_plain(v) for v in vocab],np.dtype(dtype)
         self._check_args(vocab, topk, dtype, activation)
-        self.meta = dict(format='fastssl.soft_targets', version=1, rows=len(keys), vocab=vocab, topk=topk, dtype=dtype.name, activation=activation,
-                         key=key.scheme, keys=_digest(keys), **info)
+        self.meta = dict(format='fastssl.soft_targets', version=1, rows=len(keys), vocab=vocab, topk=topk, dtype=dtype.name,
+                         activation=activation, key=key.scheme, keys=_digest(keys), **info)
         self.shapes = self._shapes(len(vocab), topk, dtype)
         self.crc = {f:0 for f in self.shapes}
         self.done,self.complete = 0,False
@@ -124,8 +129,10 @@ class StoreWriter:
         c = len(vocab)
         if not len(self.keys): raise ValueError('no items: there is nothing to save')
         check_one_of(dtype.name, ('float16','float32'), 'dtype')
-        if topk is not None and not 1<=topk<c: raise ValueError(f'topk={topk}: must be between 1 and {c-1}, one less than there are classes')
-        if topk is not None and activation!='softmax': raise ValueError('topk is for classes that exclude each other; with several labels per item, keep all logits')
+        if topk is not None and not 1<=topk<c:
+            raise ValueError(f'topk={topk}: must be between 1 and {c-1}, one less than there are classes')
+        if topk is not None and activation!='softmax':
+            raise ValueError('topk is for classes that exclude each other; with several labels per item, keep all logits')
         if len(set(vocab))!=c: raise ValueError(f'classes are listed twice: {vocab}')
     @staticmethod
     def _shapes(c, topk, dtype):
@@ -162,14 +169,16 @@ class StoreWriter:
         differ = [k for k in {**meta,**asked} if k!='crc' and meta.get(k)!=asked.get(k)]
         if not differ: return
         def show(m): return ', '.join(f'{k}={str(m.get(k))[:80]}' for k in differ)
-        raise ValueError(f'{where} holds something else: {show(meta)}, but this call has {show(self.meta)}; choose another path, or pass resume=False to replace it')
+        raise ValueError(f'{where} holds something else: {show(meta)}, but this call has {show(self.meta)}; '
+                         'choose another path, or pass resume=False to replace it')
     def _check_space(self):
         row = sum(dtype.itemsize*width for dtype,width in self.shapes.values())
         parent = self.path.absolute().parent
-        need,free = row*(len(self.keys)-self.done)+2**20,shutil.disk_usage(parent if parent.exists() else '/').free
+        need = row*(len(self.keys)-self.done)+2**20
+        free = shutil.disk_usage(parent if parent.exists() else '/').free
         if need<=free: return
-        raise OSError(errno.ENOSPC, f'{len(self.keys)} rows of {row} bytes need {need/1e6:.0f} MB at {self.path}, where {free/1e6:.0f} MB are free: '
-                      'free some space, or keep fewer values with topk=…')
+        mb = f'{need/1e6:.0f} MB at {self.path}, where {free/1e6:.0f} MB are free'
+        raise OSError(errno.ENOSPC, f'{len(self.keys)} rows of {row} bytes need {mb}: free some space, or keep fewer values with topk=…')
 
     # ------ files
     def _open_files(self):
@@ -209,15 +218,19 @@ class StoreWriter:
             self.done += len(z)
             self._save_progress()
         except OSError as e:
-            raise OSError(e.errno, f'{e.strerror} at {self.part}, which holds the rows of earlier chunks: free some space and repeat the same call') from e
+            raise OSError(e.errno, f'{e.strerror} at {self.part}, which holds the rows of earlier chunks: '
+                                   'free some space and repeat the same call') from e
     def _check_rows(self, z):
         c,names = len(self.meta['vocab']),self.keys[self.done:self.done+len(z)]
-        if z.shape!=(len(names), c): raise ValueError(f'logits of shape {z.shape} for {len(names)} rows of {c} classes')
+        if z.shape!=(len(names), c):
+            raise ValueError(f'logits of shape {z.shape} for {len(names)} rows of {c} classes')
         bad = ~np.isfinite(z).all(1)
         if bad.any():
-            raise ValueError(f"{bad.sum()} rows hold NaN or infinity, the first for '{names[bad.argmax()]}': this chunk is not saved; check the teacher on these items")
+            raise ValueError(f"{bad.sum()} rows hold NaN or infinity, the first for '{names[bad.argmax()]}': "
+                             "this chunk is not saved; check the teacher on these items")
         dtype,_ = self.shapes['logits.npy']
-        if np.abs(z).max()>np.finfo(dtype).max: raise ValueError(f"logits up to {np.abs(z).max():.3g} do not fit into {dtype}: pass dtype='float32'")
+        if np.abs(z).max()>np.finfo(dtype).max:
+            raise ValueError(f"logits up to {np.abs(z).max():.3g} do not fit into {dtype}: pass dtype='float32'")
     def _append(self, name, a):
         dtype,_ = self.shapes[name]
         b,f = np.ascontiguousarray(a, dtype).tobytes(),self.files[name]
@@ -230,7 +243,8 @@ class StoreWriter:
     def close(self):
         "Give the store its name, when all rows are there"
         if self.complete: return
-        if self.done<len(self.keys): raise ValueError(f'only {self.done} rows of {len(self.keys)} were written')
+        if self.done<len(self.keys):
+            raise ValueError(f'only {self.done} rows of {len(self.keys)} were written')
         for f in self.files.values(): f.close()
         KeyIndex.write(self.part, self.keys)
         _write_json(self.part/'manifest.json', dict(self.meta, crc=self.crc))
