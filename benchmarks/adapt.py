@@ -1,9 +1,16 @@
-"""Labeled source, unlabeled target: what each method of adaptation brings over training on the source alone.
+"""Labeled source, unlabeled target: what each adaptation method gains over training on the source alone.
 
-`python benchmarks/adapt.py` runs three tasks of `fastssl.samples.photos` and `fastssl.samples.figures`, each from clean drawings to drawings on photographs: `digits` (accuracy), `shapes` (mean absolute error of four factors, each of range 1) and `figures` (PCK).
-All methods of a task have the same body and steps, and are reported on target items held out. The controls: `source` alone; `source, joint` forwards the target too, without a loss, so that batch norm sees both domains, and `source, group norm` has none; `source, joint, net of …` is the same on the network of
-that method, bottleneck and dropout included (for `shapes` all are on the network of MDD, whose head ends in a sigmoid); `target` trains on the labels of the pool. Each run appends a line to `--csv`, and a second call goes on where the first stopped. `--tune` runs the candidates of each method on other seeds (100 and up), from which the settings in `chosen`
-were taken: nothing is chosen on the seeds that are reported. Times are CPU times of the fit without validation, one thread, as ratios to `source` of the same seed."""
+`python benchmarks/adapt.py` runs three tasks of `fastssl.samples.photos` and `fastssl.samples.figures`, each from clean drawings to
+drawings on photographs: `digits` (accuracy), `shapes` (mean absolute error of four factors, each with range 1) and `figures` (PCK).
+All methods of a task have the same body and steps, and are evaluated on held-out target items.
+
+Controls: `source` uses the source alone. `source, joint` also forwards the target, without a loss, so that batch norm sees both domains;
+`source, group norm` has no batch norm. `source, joint, net of …` is the same on the network of that method, with its bottleneck and
+dropout (for `shapes`, all controls use the network of MDD, whose head ends in a sigmoid). `target` trains on the labels of the pool.
+
+Each run appends a line to `--csv`; a second call continues where the first stopped. `--tune` runs the candidate settings of each method
+on other seeds (100 and up). The settings in `chosen` come from there: nothing is chosen on the seeds that are reported. Times are CPU
+times of the fit without validation, on one thread, as ratios to `source` with the same seed."""
 import sys, warnings
 warnings.filterwarnings('ignore')
 from fastcore.script import call_parse, store_true
@@ -12,7 +19,7 @@ from fastssl.all import *
 from timing import CPUTime
 
 class Control(SSLCallback):
-    "The supervised loss alone: on the network of another method, if `of` is one, and with or without the target in the forward pass"
+    "The supervised loss alone, on the network of the method `of` if given, with or without the target in the forward pass"
     def __init__(self, of=None, joint=True): self.of,self.views = of,('weak',)*joint
     def heads(self, nf, n_out): return {k:v for k,v in self.of.heads(nf, n_out).items() if k in ('neck','main')} if self.of else {}
 
@@ -42,13 +49,13 @@ candidates = dict(
         'RegDA': [(6e-3, lambda s=s, h=h: RegDACallback(s, hi=h)) for s,h in ((.5,.1), (.5,.3), (.3,.1))],
         'target': [(6e-3, lambda: SSLStep())]},
 )
-chosen = dict(digits=dict(MDD=2, MCD=4, AFN=4), shapes={}, figures={})      # the best mean on seeds 100 and 101, where it is not the first candidate (RegDA: on seed 100 alone)
+chosen = dict(digits=dict(MDD=2, MCD=4, AFN=4), shapes={}, figures={})      # best mean on seeds 100 and 101, if it is not the first candidate (RegDA: seed 100 alone)
 n_steps = dict(digits=800, shapes=300, figures=300)
 
-def place_cnn(n_out, nf=16): return nn.Sequential(ConvLayer(3,nf), ConvLayer(nf,2*nf,stride=2), ConvLayer(2*nf,2*nf,stride=2), ConvLayer(2*nf,4*nf,stride=2), nn.Flatten(), nn.Linear(64*nf,128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128,n_out))   # knows where things are
+def place_cnn(n_out, nf=16): return nn.Sequential(ConvLayer(3,nf), ConvLayer(nf,2*nf,stride=2), ConvLayer(2*nf,2*nf,stride=2), ConvLayer(2*nf,4*nf,stride=2), nn.Flatten(), nn.Linear(64*nf,128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128,n_out))   # keeps positions
 
 def with_group_norm(net):
-    "`net` without batch norms"
+    "`net` with group norms in place of batch norms"
     for n,m in [*net.named_modules()]:
         if isinstance(m, nn.BatchNorm2d): setattr(net.get_submodule(n.rpartition('.')[0]), n.rpartition('.')[2], nn.GroupNorm(4, m.num_features))
     return net
@@ -63,7 +70,7 @@ def learner(task, method, dls, cbs):
     return ssl_learner(dls, place_cnn(4), cbs=cbs, metrics=mae)
 
 def run(task, method, make, seed, steps, lr):
-    "Metric on the target, on held-out source items where there are some, ms a step"
+    "Metric on the target, metric on held-out source items if there are any, milliseconds per step"
     set_seed(seed, reproducible=True)
     learn = learner(task, method, data(task, seed, steps, method=='target'), [*L(make()), CPUTime()])
     with quiet(learn):
@@ -74,7 +81,7 @@ def run(task, method, make, seed, steps, lr):
     return scale*float(value),scale*float(source),ms
 
 def table(task, df):
-    "Mean ± sd of each method"
+    "Print mean ± sd of each method"
     d = 4 if task=='shapes' else 1
     name = dict(digits='accuracy %', shapes='error', figures='PCK %')[task]
     pm = lambda s: f'{s.mean():.{d}f} ± {s.std():.{d}f}' if s.notna().all() else ''
@@ -86,11 +93,11 @@ def table(task, df):
 
 @call_parse
 def main(
-    tasks:str=','.join(candidates), # Which, by comma
-    methods:str=None, # Which, by ';'; default: all
-    seeds:int=3, # How many, from 0; with --tune from 100
-    csv:str=str(Path(__file__).parent/'adapt.csv'), # Where runs are recorded
-    tune:store_true=False # All candidates, on other seeds
+    tasks:str=','.join(candidates), # Tasks, separated by commas
+    methods:str=None, # Methods, separated by ';'; default: all
+    seeds:int=3, # Number of seeds, starting at 0, or at 100 with --tune
+    csv:str=str(Path(__file__).parent/'adapt.csv'), # File of the recorded runs
+    tune:store_true=False # Run all candidates, on other seeds
 ):
     torch.set_num_threads(1)
     path = Path(csv); cols = 'task,steps,method,candidate,seed,lr,value,source,ms'.split(',')

@@ -1,8 +1,10 @@
-"""Images a second of strong views, and of a weak and a strong view together, beside what one would use without fastssl.
+"""Throughput of strong views, and of a weak and a strong view together, compared with what you would use without fastssl.
 
-`python benchmarks/augment.py` needs the `bench` extra (kornia). All make RandAugment with two ops of 14 and Cutout (or their nearest to it), of the same uint8 images, on one thread; medians of paired repetitions
-in one process. Decoding a file is not counted. "weak+strong" goes from a batch of bytes to both views as batches; the weak one is a padded crop and a flip, with timm by torchvision on Pillow images, as codebases do it.
-"RandAugment, Cutout" is those two alone, for timm on Pillow images that are there already, and not turned back: nothing but the work itself. Ratios are theirs to ours: how many times longer they take."""
+`python benchmarks/augment.py` needs the `bench` extra (kornia). All libraries apply RandAugment with two ops of 14 and Cutout (or their
+closest equivalents) to the same uint8 images, on one thread. Times are medians of paired repetitions in one process, without decoding.
+"weak+strong" goes from a batch of bytes to both views as batches; the weak view is a padded crop and a flip (for timm, by torchvision on
+Pillow images, as most codebases do it). "RandAugment, Cutout" is those two operations alone; for timm, on existing Pillow images and
+without converting the result. Ratios say how many times longer the others take."""
 import warnings
 warnings.filterwarnings('ignore')
 from fastcore.script import call_parse
@@ -28,11 +30,11 @@ def timm_pil(size):
     back = lambda ims: torch.from_numpy(np.stack([np.asarray(o) for o in ims])).permute(0,3,1,2)
     def alone(x):
         ims = pil(x)
-        return lambda: [cut(ra(o.copy())) for o in ims]                  # the copy: Cutout draws in place
+        return lambda: [cut(ra(o.copy())) for o in ims]                  # a copy, because Cutout draws in place
     return (lambda x: (back([flip(crop(o)) for o in pil(x)]), back([cut(ra(flip(crop(o)).copy())) for o in pil(x)]))),alone
 
 def torchvision_v2(size):
-    "torchvision's v2 on tensors, each image with its own draw"
+    "torchvision's v2 on tensors, with separate random parameters per image"
     crop = [v2.RandomCrop(size, size//8, padding_mode='reflect'), v2.RandomHorizontalFlip()]
     ra,cut = v2.RandAugment(2),v2.RandomErasing(1., (.01,.25))
     weak,strong,alone = (v2.Compose(fs) for fs in (crop, [*crop, ra, cut], [ra, cut]))
@@ -40,7 +42,7 @@ def torchvision_v2(size):
     return (lambda x: (each(weak, x), each(strong, x))),lambda x: partial(each, alone, x)
 
 def kornia_batch(size):
-    "kornia on float batches, each image with its own draw where kornia has one"
+    "kornia on float batches, with separate random parameters per image where kornia supports it"
     import kornia.augmentation as K
     from kornia.augmentation.auto import RandAugment
     crop = [K.RandomCrop((size,size), size//8, padding_mode='reflect'), K.RandomHorizontalFlip()]
@@ -55,10 +57,10 @@ def main(
     reps:int=7 # Repetitions
 ):
     torch.set_num_threads(1)
-    print(f'{"":<34}{"weak+strong":>14}{"images/s":>10}{"ratio":>8}{"RandAugment, Cutout":>24}{"ratio":>8}\n{"":<34}{"µs an image":>14}{"":>18}{"µs an image":>24}')
+    print(f'{"":<34}{"weak+strong":>14}{"images/s":>10}{"ratio":>8}{"RandAugment, Cutout":>24}{"ratio":>8}\n{"":<34}{"µs per image":>14}{"":>18}{"µs per image":>24}')
     for n,size in ((448,32), (56,224)):
         set_seed(0)
-        smooth = F.interpolate(torch.rand(n,3,size//8,size//8), size=(size,size), mode='bicubic').clamp(0,1)          # pictures are smooth; noise would not change the times
+        smooth = F.interpolate(torch.rand(n,3,size//8,size//8), size=(size,size), mode='bicubic').clamp(0,1)          # images are smooth; noise would not change the times
         x = (smooth*255).byte()
         both,alone = {},{}
         for k,mk in makers.items():

@@ -1,7 +1,8 @@
-"""What distillation costs beside ordinary training, and what a store of soft targets costs on the disk and in memory.
+"""What distillation costs compared with ordinary training, and what a store of soft targets costs on disk and in memory.
 
-`python benchmarks/distill.py` prints medians of paired repetitions in one process, on one thread: a student's step from saved logits and with an online teacher beside the same step on labels alone; saving beside a bare
-prediction loop; then one row at random, bytes a row, and opening a store of 1.28 million rows of 1,000 classes (its logits a sparse file, its keys real)."""
+`python benchmarks/distill.py` prints medians of paired repetitions in one process, on one thread: a student's step with saved logits and
+with an online teacher, compared with the same step on labels alone; saving logits, compared with a bare prediction loop. Then the time to
+read a random row, bytes per row, and opening a store of 1.28 million rows and 1,000 classes (its logits a sparse file, its keys real)."""
 import subprocess, sys, tempfile, warnings
 warnings.filterwarnings('ignore')
 import timm
@@ -47,7 +48,7 @@ def steps(tmp, reps):
         row(f'step, {name}: online teacher, saved logits', r['online']/k, r['saved']/k)
 
 class NoValidation(Callback):
-    "Validation is not part of the comparison"
+    "Skips validation, which is not part of the comparison"
     def before_validate(self): raise CancelValidException
 
 def saving(tmp, reps):
@@ -79,7 +80,7 @@ def store(tmp, n):
         z = np.random.default_rng(0).normal(0, 3, (512,1000))
         s = SoftTargets.from_dict({f'{i}.png':o for i,o in enumerate(z)}, path=tmp/f"b{kw}", **kw)
         size = sum(f.stat().st_size for f in s.path.iterdir() if f.name in ('logits.npy','classes.npy'))/512
-        print(f"bytes a row of 1,000 classes, {kw}: {size:.0f}; {size*n/1e9:.2f} GB for {n/1e6:.2f} million rows")
+        print(f"bytes per row of 1,000 classes, {kw}: {size:.0f}; {size*n/1e9:.2f} GB for {n/1e6:.2f} million rows")
     keys = big_store(tmp/'big', n, 1000)
     code = f"""
 import os, time, numpy as np
@@ -93,7 +94,7 @@ for k in keys[:2000]: s[k]
 for what in ('first read', 'read before'):
     start,cpu = time.perf_counter(),time.process_time()
     for k in keys[2000:]: s[k]
-    print(f'a row at random, {{what}}: {{1e6*(time.process_time()-cpu)/18000:.1f}} µs of CPU, {{1e6*(time.perf_counter()-start)/18000:.1f}} µs')
+    print(f'a random row, {{what}}: {{1e6*(time.process_time()-cpu)/18000:.1f}} µs of CPU, {{1e6*(time.perf_counter()-start)/18000:.1f}} µs')
 print(f'after 20,000 rows: {{rss()-before:.1f}} MB')
 """
     print(subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS':'1'}).stdout, end='')
@@ -101,7 +102,7 @@ print(f'after 20,000 rows: {{rss()-before:.1f}} MB')
 @call_parse
 def main(
     reps:int=7, # Repetitions
-    rows:int=1_281_167 # Of the large store
+    rows:int=1_281_167 # Rows of the large store
 ):
     torch.set_num_threads(1)
     print(f'{"":<72}{"first":>10}{"second":>10}{"ratio":>8}\n{"milliseconds":<72}')

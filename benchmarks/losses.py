@@ -1,7 +1,8 @@
-"""Each loss, forward and backward, against the plainest PyTorch formula of its paper: `python benchmarks/losses.py [--pairs 31] [--only mcc,mdd]`
+"""Each loss, forward and backward, compared with the plainest PyTorch formula of its paper: `python benchmarks/losses.py [--pairs 31] [--only mcc,mdd]`
 
-448 rows, 10, 100 and 1000 classes (features, for the metric losses), float32, one thread. The two sides run in turn, in alternating order;
-times are CPU times of the process, so that other work on the machine disturbs them less. A cell shows the median over the pairs of time(fastssl)/time(formula), below 1 where fastssl is faster, and the median time of fastssl."""
+448 rows, 10, 100 and 1000 classes (features, for the metric losses), float32, one thread. The two sides run in turn, in alternating order.
+Times are CPU times of the process, which other work on the machine disturbs less. A cell shows the median over the pairs of
+time(fastssl)/time(formula), below 1 where fastssl is faster, and the median time of fastssl."""
 import argparse, time
 from collections import Counter
 from functools import partial
@@ -19,7 +20,7 @@ from fastssl.semi.self_tuning import ClassQueue, pgc_loss
 torch.set_num_threads(1)
 N = 448
 
-# The formulas, as one would write them from the papers
+# The formulas, written straight from the papers
 def ce(y, t): return F.cross_entropy(y, t, reduction='none')
 def self_training(y, y_t):
     conf,t = y_t.detach().softmax(1).max(1)
@@ -124,7 +125,7 @@ def timed(f, n):
     return (time.process_time()-t)/n
 
 def compare(a, b, n_pairs, least=2e-3):
-    "Median over pairs of time(a)/time(b), and median times; each side of a pair repeats for at least `least` seconds"
+    "Median over pairs of time(a)/time(b), and both median times; each side of a pair repeats for at least `least` seconds"
     for f in (a, b): timed(f, 3)
     na,nb = (max(1, round(least/timed(f, 3))) for f in (a, b))
     res = []
@@ -135,7 +136,7 @@ def compare(a, b, n_pairs, least=2e-3):
     return [torch.tensor(o, dtype=torch.float64).median().item() for o in zip(*res)]
 
 def flexmatch(C, n_pool=50_000):
-    "One step of the thresholds, look-up and update; against counting the pool in Python"
+    "One step of the thresholds, look-up and update, and the same by counting the pool in Python"
     torch.manual_seed(0)
     pool,thr = torch.randint(-1, C, (n_pool,)),DynamicThresholdingModule(.95, False, convex_mapping, C, n_pool)
     thr.update(torch.arange(n_pool), pool>=0, pool.clamp(min=0))
@@ -150,7 +151,7 @@ def flexmatch(C, n_pool=50_000):
     return ours, count
 
 def queue(C, K=8, dim=64, n=64):
-    "Pseudo group contrast of 64 rows, forward, backward and write; against a loop over the rows"
+    "Pseudo group contrast of 64 rows, forward, backward and write, and the same by a loop over the rows"
     torch.manual_seed(0)
     m = ClassQueue(dim, C, K); q,ptr = m.queue_list.clone(),torch.zeros(C, dtype=torch.long)
     h,k,y = F.normalize(torch.randn(n, dim), dim=1).requires_grad_(),F.normalize(torch.randn(n, dim), dim=1),torch.randint(0, C, (n,))

@@ -1,8 +1,11 @@
 """Every method on the same split, steps and network: accuracy, accuracy of its pseudo-labels, cost of a step.
 
-`python benchmarks/methods.py` runs scikit-learn's digits (four labels a class, 450 held out, steps of 40 labeled and 160 unlabeled rows, 24,000 parameters); `--images cifar10_train.npz` (JPEG files as `jpeg`, `offset`, `label`, `classes`) or a folder with a folder for each class
-runs 32-pixel images. Each run appends a line to `--csv`, and a second call goes on where the first stopped; the table is printed from that file. `--tune` runs the candidates of each method on other splits (100 and up),
-from which the settings in `chosen` were taken: nothing is chosen on the splits that are reported. Times are CPU times of the whole fit without validation, one thread, as ratios to `supervised` of the same split."""
+`python benchmarks/methods.py` runs scikit-learn's digits (four labels per class, 450 held out, steps of 40 labeled and 160 unlabeled rows,
+24,000 parameters). `--images cifar10_train.npz` (JPEG files as `jpeg`, `offset`, `label`, `classes`), or a folder with one folder per
+class, runs 32-pixel images. Each run appends a line to `--csv`; a second call continues where the first stopped, and the table is printed
+from that file. `--tune` runs the candidate settings of each method on other splits (100 and up). The settings in `chosen` come from there:
+nothing is chosen on the splits that are reported. Times are CPU times of the whole fit without validation, on one thread, as ratios to
+`supervised` on the same split."""
 import io, sys, warnings
 warnings.filterwarnings('ignore')
 from fastcore.script import call_parse, store_true
@@ -33,10 +36,10 @@ candidates = dict(
     dst=[lambda n=n: DSTCallback(.7, max_iters=n) for n in (100,1000)],
     self_tuning=[lambda m=m, w=w: SelfTuningCallback(decay=m, weight=w) for m,w in ((.97,1.), (.97,.2))],
 )
-chosen = dict(pseudo_label=2, mean_teacher=2, vat=1, mcc=2, mixmatch=1, uda=1, flexmatch=1, freematch=1, dash=1)     # the best mean on splits 100–102 (100–101 for the last three), where it is not the first
+chosen = dict(pseudo_label=2, mean_teacher=2, vat=1, mcc=2, mixmatch=1, uda=1, flexmatch=1, freematch=1, dash=1)     # best mean on splits 100–102 (100–101 for the last three), if it is not the first candidate
 
 def archive(path, n, seed):
-    "`n` images and labels of the archive or the folder at `path`, drawn at random, and the classes"
+    "`n` random images and labels from the archive or folder at `path`, and the classes"
     path,rng = Path(path),np.random.default_rng(seed)
     if path.is_dir():
         files = get_image_files(path); files = [files[i] for i in rng.permutation(len(files))[:n]]
@@ -56,7 +59,7 @@ def image_dls(path, n_per_class, seed, steps, bs=32, uratio=4, n_pool=9000, n_te
 def small_resnet(c): return nn.Sequential(ConvLayer(3,16), ResBlock(1,16,16), ResBlock(1,16,32,stride=2), ResBlock(1,32,64,stride=2), ResBlock(1,64,64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64,c))
 
 def run(make, images, labels, split, steps, lr):
-    "Accuracy in percent, accuracy of the last tenth's pseudo-labels, share kept, ms a step"
+    "Accuracy in percent, accuracy and kept share of the last tenth's pseudo-labels, milliseconds per step"
     set_seed(split, reproducible=True)
     dls = image_dls(images, labels, split, steps) if images else digits_dls(labels, split, n_steps=max(1, steps//10), uratio=4)
     net = small_resnet(get_c(dls)) if images else tiny_cnn(nf=16)
@@ -71,7 +74,7 @@ def label_spreading(labels, split):
     return digits_accuracy('LabelSpreading', split, n_per_class=labels)
 
 def table(df):
-    "Mean ± sd of each method"
+    "Print mean ± sd of each method"
     base = df[df.method=='supervised'].set_index('split').ms
     pm = lambda s, d=1: f'{s.mean():.{d}f} ± {s.std():.{d}f}' if s.notna().all() else ''
     print(f"\n{'method':<16}{'accuracy %':>14}{'over supervised':>17}{'pseudo-labels %':>18}{'kept':>7}{'step':>7}   splits")
@@ -82,14 +85,14 @@ def table(df):
 
 @call_parse
 def main(
-    methods:str=','.join(candidates), # Which, by comma
-    labels:int=4, # Labels a class
-    splits:int=5, # How many, from 0; with --tune from 100
-    steps:int=500, # Steps of training, in ten epochs
+    methods:str=','.join(candidates), # Methods, separated by commas
+    labels:int=4, # Labels per class
+    splits:int=5, # Number of splits, starting at 0, or at 100 with --tune
+    steps:int=500, # Training steps, in ten epochs
     lr:float=2e-2, # Highest learning rate of the cycle
     images:str=None, # Archive or folder of images; default: the digits
-    csv:str='methods.csv', # Where runs are recorded
-    tune:store_true=False # All candidates, on other splits
+    csv:str='methods.csv', # File of the recorded runs
+    tune:store_true=False # Run all candidates, on other splits
 ):
     torch.set_num_threads(1)
     path = Path(csv); cols = 'data,labels,steps,lr,method,candidate,split,accuracy,pseudo,kept,ms'.split(',')

@@ -1,7 +1,8 @@
-"""Mutual mean-teaching on digits whose classes nobody has labeled: clusters and retrieval, before and after.
+"""Mutual mean-teaching on digits whose classes have no labels: clusters and retrieval, before and after.
 
-`python benchmarks/mutual.py` prints mean ± sd over splits. The digits 0–4 have labels, 5–9 are the pool; each digit lies somewhere on a canvas of 10×10 pixels, so that pixels alone tell little. NMI: 5 clusters of the pool, found by
-k-means in the features, against the digits. mAP: 300 further digits of 5–9, each asking for its like among the others."""
+`python benchmarks/mutual.py` prints mean ± sd over splits. Digits 0–4 have labels, 5–9 are the pool. Each digit lies somewhere on a canvas
+of 10×10 pixels, so that pixels alone say little. NMI compares 5 clusters of the pool, found by k-means in the features, with the true
+digits. mAP is measured on 300 other digits of 5–9, each as a query among the others."""
 import tempfile, warnings
 warnings.filterwarnings('ignore')
 from fastcore.script import call_parse
@@ -17,7 +18,7 @@ settings = {
 def scores(features, truth, valid, valid_truth): return 100*clustering_nmi(kmeans_labels(np.asarray(features), 5), truth),100*retrieval_map(valid, valid_truth)
 
 def run(seed, epochs=24, **kw):
-    "Scores of the features after 8 epochs on the labels, and in the end"
+    "Scores of the features after 8 epochs on the labels, and at the end"
     set_seed(seed, reproducible=True)
     dls = unseen_digits_dls(seed, uratio=4, n_steps=25)
     cb = MutualMeanTeachingCallback(**{**dict(n_clusters=15, pretrain=8, decay=.95), **kw})
@@ -37,7 +38,7 @@ def pixels(seed):
 @call_parse
 def main(
     seeds:int=5, # Splits
-    first:int=0 # The first of them
+    first:int=0 # The first split
 ):
     torch.set_num_threads(1)
     splits = range(first, first+seeds)

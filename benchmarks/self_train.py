@@ -1,7 +1,7 @@
 """Rounds of `self_train` on scikit-learn's digits: accuracy after each round, by how the pseudo-labels are kept.
 
-`python benchmarks/self_train.py` prints mean ± sd over splits. Each round has the same steps as the teacher; 'teacher, all steps' is supervised training for as many steps as all rounds together, and 'both views' the same with the
-labels' strong view in the loss."""
+`python benchmarks/self_train.py` prints mean ± sd over splits. Each round has as many steps as the teacher. 'supervised, all steps' is
+supervised training for as many steps as all rounds together, and 'both views, all steps' adds the labels' strong view to the loss."""
 import tempfile, warnings
 warnings.filterwarnings('ignore')
 from fastcore.script import call_parse
@@ -14,7 +14,7 @@ settings = {
     'soft, T=.5':         dict(soft=True, temperature=.5),
     'confidence ≥ .9':    dict(threshold=.9),
     'share .2 … 1':       'growing',
-    'from the teacher':   dict(soft=True, student=True)}     # students start from the weights of their teacher
+    'from the teacher':   dict(soft=True, student=True)}     # students start from their teacher's weights
 
 def mk(seed, steps, n_per_class, cbs=None):
     set_seed(seed, reproducible=True)
@@ -39,15 +39,15 @@ def supervised(seed, steps, n_per_class, cb):
 @call_parse
 def main(
     seeds:int=5, # Splits
-    first:int=0, # The first of them
+    first:int=0, # The first split
     rounds:int=3, # Students
-    steps:int=250, # Steps of a round
-    labels:int=4, # Labels a class
+    steps:int=250, # Steps per round
+    labels:int=4, # Labels per class
     only:str='' # Names of settings to run, separated by ';'
 ):
     torch.set_num_threads(1)
     splits = range(first, first+seeds)
-    print(f'digits, {labels} labels a class, {steps} steps a round, splits {first}–{first+seeds-1}; accuracy in %\n')
+    print(f'digits, {labels} labels per class, {steps} steps per round, splits {first}–{first+seeds-1}; accuracy in %\n')
     line = lambda name, cols: print(f'{name:<20}' + ''.join(f'{c:>14}' for c in cols), flush=True)
     ms = lambda v: f'{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}' if len(v)>1 else f'{v[0]:.1f}'
     line('', ['teacher', *(f'round {r+1}' for r in range(rounds))])

@@ -1,7 +1,7 @@
-"""What a fit step with `FixMatchCallback` costs beside a hand-written PyTorch loop of the same work, and what its parts cost.
+"""What a fit step with `FixMatchCallback` costs compared with a hand-written PyTorch loop of the same work, and what its parts cost.
 
-`python benchmarks/step.py` prints medians of paired repetitions in one process, on one thread. The hand-written loop draws the same batches by `index_select`, makes the same views, and runs the same
-forward pass, loss and optimizer step; it has no progress bar, no metrics, no schedule."""
+`python benchmarks/step.py` prints medians of paired repetitions in one process, on one thread. The hand-written loop draws the same batches
+by `index_select`, makes the same views, and runs the same forward pass, loss and optimizer step. It has no progress bar, metrics or schedule."""
 import tempfile, warnings
 warnings.filterwarnings('ignore')
 import timm
@@ -13,7 +13,7 @@ from fastssl.all import *
 def row(what, ours, other): print(f'{what:<84}{ours:>10.3f}{other:>10.3f}{ours/other:>8.2f}', flush=True)
 
 def fit_step(name, net, steps, reps):
-    "A step of `Learner.fit` against the loop"
+    "A step of `Learner.fit`, and one of the loop"
     dls = digits_dls(n_steps=steps)
     learn = Learner(dls, net, loss_func=CrossEntropyLossFlat(), cbs=FixMatchCallback(), opt_func=partial(OptimWrapper, opt=torch.optim.SGD))
     pool,views,raw = dls.pool,dls.view_maker,dls.pool.labeled_rows
@@ -36,14 +36,14 @@ def fit_step(name, net, steps, reps):
     row(f'fit step, {name}', t['ours']/steps, t['loop']/steps)
 
 class Reverse(torch.autograd.Function):
-    "A gradient reversal as it is written by hand"
+    "A hand-written gradient reversal"
     @staticmethod
     def forward(ctx, x, c): ctx.c = c; return x.view_as(x)
     @staticmethod
     def backward(ctx, g): return -ctx.c*g, None
 
 def adversarial_step(name, net, steps, reps, several=False):
-    "A step of `Learner.fit` with MDD, or MCD's six optimizer steps, against a loop: 36 rows of each side"
+    "A step of `Learner.fit` with MDD, or MCD's six optimizer steps, and one of a loop: 36 rows per side"
     dls = digits_dls(bs=36, uratio=1, n_steps=steps)
     cb = MCDCallback() if several else MDDCallback(max_iters=1000)
     sgd = partial(torch.optim.SGD, momentum=.9)
@@ -84,11 +84,11 @@ def adversarial_step(name, net, steps, reps, several=False):
     row(f'fit step, {"MCD, six optimizer steps" if several else "MDD"}, {name}', t['ours']/steps, t['loop']/steps)
 
 class Silent(FixMatchCallback):
-    "FixMatch that reports nothing"
+    "FixMatch without logging"
     def log(self, name, value): pass
 
 def reports(name, net, steps, reps):
-    "A step with all reports and the look for NaN, against one without: no columns, nothing logged"
+    "A step with all reports and the check for NaN, and one without: no columns, nothing logged"
     learns = {}
     for k,cb in dict(ours=FixMatchCallback(), bare=Silent()).items():
         set_seed(0)
@@ -101,7 +101,7 @@ def reports(name, net, steps, reps):
     row(f'reports, {name}: a step with them, against one without', t['ours']/steps, t['bare']/steps)
 
 def memory(net, size):
-    "MiB that a step keeps for the backward pass, by what goes through the model: the largest part of its memory"
+    "MiB that a step keeps for the backward pass, the largest part of its memory, by the views in the forward pass"
     def saved(cbs):
         learn = Learner(digits_dls(n_steps=1, size=size), deepcopy(net), loss_func=CrossEntropyLossFlat(), cbs=cbs)
         learn.dls.valid.n,seen = 1,{}
@@ -125,7 +125,7 @@ def ema(net, reps):
     row(f'EMA update, {len(list(net.parameters()))} tensors, against a loop over parameters', r['ours'], r['loop'])
 
 def loaders(reps):
-    "A batch of 448 images of 32 px: in memory, and from PNG files"
+    "A batch of 448 images of 32 px, from memory and from PNG files"
     X = np.random.default_rng(0).integers(0, 256, (2000,32,32,3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as d:
         for i,x in enumerate(X): Image.fromarray(x).save(f'{d}/{i}.png')
@@ -137,7 +137,7 @@ def loaders(reps):
 
 @call_parse
 def main(
-    steps:int=30, # Steps of one repetition
+    steps:int=30, # Steps per repetition
     reps:int=7 # Repetitions
 ):
     torch.set_num_threads(1)

@@ -1,16 +1,16 @@
-"Small learners on digits that are the same each time, and callbacks that watch them"
+"Small reproducible learners on digits, and callbacks that watch them"
 import tempfile
 from fastai.vision.all import *
 from fastai.callback.all import *
 from fastssl.all import *
-for k in [k for k in globals() if k.startswith('test')]: del globals()[k]   # fastai's, which pytest would take for tests
+for k in [k for k in globals() if k.startswith('test')]: del globals()[k]   # fastai's, which pytest would collect
 
 def mk_dls(seed=0, **kw):
     set_seed(seed)
     return digits_dls(**{**dict(bs=10, uratio=2, n_steps=3, seed=seed), **kw})
 
 def mk(cbs=None, model=partial(tiny_cnn, nf=4), dls=None, **kw):
-    "A learner whose model, data order and random numbers are the same each time"
+    "A learner with the same model, data order and random numbers each time"
     dls = dls or mk_dls()
     set_seed(1); dls.train.rng = random.Random(1)
     return Learner(dls, model(), metrics=accuracy, cbs=cbs, path=Path(tempfile.mkdtemp()), **{**dict(lr=1e-2, loss_func=CrossEntropyLossFlat()), **kw})
@@ -35,7 +35,7 @@ class Entropy(SSLCallback):
 def consistency(uw, us): return (us.softmax(1)-uw.softmax(1).detach()).pow(2).sum(1).mean()
 
 class Spy(Callback):
-    "Inputs of every forward pass in training, and the gradients of every real step; right behind the methods"
+    "Records inputs, labels and losses of every training batch, right after the methods"
     order = SSLCallback.order+.5
     def before_fit(self):
         if in_fit(self.learn): self.start,self.xs,self.ys,self.gs,self.losses = deepcopy(self.model),[],[],[],[]
@@ -44,7 +44,7 @@ class Spy(Callback):
     def after_loss(self):
         if self.training: self.losses.append(self.loss.detach().clone())
 class LateSpy(Callback):
-    "Gradients as the optimizer sees them"
+    "Records gradients as the optimizer sees them"
     order = 49
     def before_fit(self): self.gs = []
     def before_step(self): self.gs.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.model.parameters()])

@@ -1,4 +1,4 @@
-"Every loss with the inputs it takes, for tests that ask the same of all of them"
+"Every loss with the inputs it takes, for tests that all losses must pass"
 from functools import partial
 import torch
 from fastssl.core import *
@@ -29,19 +29,19 @@ def draw(kind, N=4, C=3, M=None, scale=1., dtype=torch.float32, gen=None, flat=F
     return x.contiguous().to(dtype)
 
 class Case:
-    "A loss `f`, and `name:kind` of its inputs in order; a `*` marks those a gradient reaches"
+    "A loss `f`, and its inputs in order as `name:kind`; a `*` marks those that receive a gradient"
     def __init__(self, f, spec, gradcheck=True, by_size=False):
-        "`by_size`: `f` makes the loss from the number of classes or features"
+        "With `by_size`, `f` takes the number of classes or features and returns the loss"
         self.f,self.make,self.gradcheck = f,f if by_size else None,gradcheck
         parts = [o.split(':') for o in spec.split()]
         self.kinds,self.grads = {n.strip('*'):k for n,k in parts},[n.strip('*') for n,_ in parts if '*' in n]
     def inputs(self, **kwargs):
-        "Fresh leaves; all float ones but masks and weights ask for gradients"
+        "Fresh leaves; floats require gradients, except masks and weights"
         if self.make: self.f = self.make(kwargs['C'])
         res = {n:draw(k, **kwargs) for n,k in self.kinds.items()}
         return {n:x.requires_grad_() if x.is_floating_point() and self.kinds[n] not in ('mask','weight','weightM','weightK') else x for n,x in res.items()}
     def __call__(self, **inputs):
-        "The loss itself, whatever else is returned"
+        "The loss alone, if more is returned"
         out = self.f(*inputs.values())
         return out[0] if isinstance(out, tuple) else out
 
@@ -66,7 +66,7 @@ losses = dict(
     fixmatch_hard=Case(partial(fixmatch_consistency_loss, p_cutoff=.5), 'logits_w:logits logits_s*:logits'),
     fixmatch_soft=Case(partial(fixmatch_consistency_loss, T=.5, p_cutoff=.5, use_hard_labels=False), 'logits_w:logits logits_s*:logits'),
     defixmatch=Case(partial(defixmatch_objective, p_cutoff=.5), de),
-    defixmatch_soft=Case(partial(defixmatch_objective, p_cutoff=.5, hard_label=False), de, gradcheck=False),                # its weak labeled logits are target and prediction
+    defixmatch_soft=Case(partial(defixmatch_objective, p_cutoff=.5, hard_label=False), de, gradcheck=False),                # its weak labeled logits are both target and prediction
     entropy=Case(partial(entropy, reduction='mean'), 'p*:probs'),
     mcc=Case(MinimumClassConfusionLoss(.5), 'logits*:logits', gradcheck=False),                       # its weights are detached
     cc_consistency=Case(CCConsistency(1., .5), 'logits:logits logits_strong*:logits', gradcheck=False),

@@ -1,4 +1,4 @@
-"What people bring by mistake, one test each: the message names it, before any training if it can be known then"
+"Common mistakes in the input, one test each: the message names the mistake, before training wherever possible"
 import subprocess, sys, warnings
 import numpy as np, pandas as pd, pytest
 from PIL import Image as PIL
@@ -16,7 +16,7 @@ def picture(folder, name='0.png', mode='RGB', size=(20,16), **kw):
 
 @pytest.fixture
 def d(tmp_path):
-    "Two classes of six images, ten without a label"
+    "Two classes of six images each, and ten unlabeled images"
     for c in 'ab':
         for i in range(6): picture(tmp_path/'lab'/c, f'{i}.png')
     for i in range(10): picture(tmp_path/'unl', f'{i}.png')
@@ -49,7 +49,7 @@ def test_one_class(d):
     with pytest.raises(ValueError, match='a classifier needs two'): folder_dls(d)
 
 def test_class_of_few(d):
-    "Each class keeps an image to learn from"
+    "Each class keeps at least one training image"
     for i in range(1,6): (d/'lab'/'b'/f'{i}.png').unlink()
     for o in range(5):
         dls = folder_dls(d, seed=o)
@@ -65,7 +65,7 @@ def test_truncated_file(d, where):
     assert [*map(str, dls.unreadable)]==[str(bad)] and len(msgs)==1 and str(bad) in msgs[0]
     assert len(dls.train_ds)+len(dls.valid_ds)+dls.unlabeled.n==21
     learn = ssl_learner(folder_dls(d, seed=1), tiny_cnn(3, 2, nf=4), cbs=FixMatchCallback())
-    with pytest.raises(UnreadableImage, match=str(bad)): fit(learn)                      # the library reads a file when its turn comes
+    with pytest.raises(UnreadableImage, match=str(bad)): fit(learn)                      # without the command, files are read when needed
     dls,msgs = caught(lambda: folder_dls(d, skip_unreadable=True))
     assert [*dls.unreadable]==[bad] and len(msgs)==1
 
@@ -78,7 +78,7 @@ def test_no_image_at_all(d):
     with pytest.raises(UnreadableImage, match=r'notes.png \(.*cannot identify'): own(d)
 
 def test_every_kind_of_image(d):
-    "Gray, two colors, RGBA, palette, 16 bits, CMYK, other sizes: all are three channels of bytes"
+    "Gray, two colors, RGBA, palette, 16 bits, CMYK, other sizes: all become three channels of bytes"
     for i,m in enumerate(('L','1','RGBA','P','LA','I;16')): picture(d/'unl', f'k{i}.png', m); picture(d/'lab'/'b', f'k{i}.png', m, size=(30,40))
     picture(d/'unl', 'c.jpg', 'CMYK')
     x,idx = own(d, bs=6, uratio=3).unlabeled.one_batch()
@@ -123,7 +123,7 @@ def test_table(d):
     pd.DataFrame(dict(f=['lab/a/0.png'])).to_csv(d/'t.csv', index=False)
     with pytest.raises(ValueError, match='one column'): own_dls(csv=d/'t.csv', **kw)
     (d/'t.csv').write_text('f,y\n'+''.join(f'lab/{c}/{i}.png,{"ab".index(c)+1}\n' for c in 'ab' for i in range(6))+'unl/0.png,\n')
-    assert list(own_dls(csv=d/'t.csv', **kw).vocab)==['1','2']                              # numbers are names of classes
+    assert list(own_dls(csv=d/'t.csv', **kw).vocab)==['1','2']                              # numbers are class names
 
 def test_pool_smaller_than_a_batch(d):
     dls = own(d, bs=4, uratio=7)
@@ -145,7 +145,7 @@ def test_a_threshold_for_a_method_without(d, name):
     assert not (d/'out').exists()
 @pytest.mark.parametrize('name', ssl_methods())
 def test_every_method_leaves_a_plain_file(d, name):
-    "What is found only when the model is written would be found too late"
+    "Every method can be exported; a failure after training would be too late"
     set_seed(0)
     from fastssl.export import plain_bytes
     learn = ssl_learner(folder_dls(d, labels=lambda f: 'a'), 'test_resnet', cbs=ssl_methods()[name](), pretrained=False)
@@ -156,7 +156,7 @@ def test_unknown_arch(d):
 
 @pytest.mark.parametrize('name', ssl_methods())
 def test_weight_and_threshold(name):
-    "Every method, also if it does not look itself"
+    "Invalid weights and thresholds raise for every method, even one that does not check them"
     cls = ssl_methods()[name]
     for attr,bad,msg in (('weight', -1., 'must not be negative, but it is -1'), ('threshold', 1.5, r'must lie in \(0, 1\], but it is 1.5'), ('threshold', 0., 'but it is 0')):
         if attr=='threshold' and not isinstance(vars(cls()).get('threshold'), float): continue

@@ -1,4 +1,4 @@
-"However a fit ends, nothing of ours stays: callbacks, loaders, weights, workers, files"
+"However a fit ends, it leaves nothing behind: callbacks, loaders, weights, workers, files"
 import gc, multiprocessing, os, pytest, time
 from helpers import *
 
@@ -9,10 +9,10 @@ class Stop(Callback):
         if self.where==('train' if self.training else 'valid') and self.epoch==1 and self.iter==1: raise self.exc('stop')
 
 def files():
-    "What the files of this process are, by name"
+    "The open files of this process, by name"
     return sorted(os.path.realpath(f'/proc/self/fd/{f}') for f in os.listdir('/proc/self/fd') if os.path.lexists(f'/proc/self/fd/{f}'))
 def settled_files():
-    "The open files, once no worker is left and the list has stopped changing: workers and their pipes take a moment to end"
+    "The open files, once all workers have ended and the list has stopped changing"
     last,same = None,0
     for _ in range(200):
         gc.collect()
@@ -24,7 +24,7 @@ def settled_files():
     return now,len(multiprocessing.active_children())
 
 def pictures(path):
-    "40 labeled digits in folders, 60 without label, as files: so that workers have something to read"
+    "Digits as files, for workers to read: 80 for training and 20 for validation in folders by class, 60 without labels"
     X,y = digits_data()
     for i in range(160):
         f = path/('train' if i<80 else 'valid' if i<100 else 'unlabeled')/(str(y[i]) if i<100 else '')/f'{i}.png'
@@ -39,11 +39,11 @@ def test_interrupts(tmp_path, given_to, where, exc):
     dls = SSLDataLoaders.from_folder(pictures(tmp_path), img_cls=PILImageBW, bs=10, val_bs=5, uratio=2, n_steps=4, num_workers=2)
     mine = lambda: [Consistent(), EMACallback(.9)]
     learn = mk(mine() if given_to=='learner' else None, dls=dls)
-    list(dls.train)                                                         # Python itself opens a file or two for the first worker
+    list(dls.train)                                                         # Python opens a file or two for the first worker
     before,train,n_files = sorted(map(repr, learn.cbs)),dls.train,settled_files()
     try: fit(learn, 2, cbs=[Stop(where, exc), *(mine() if given_to=='fit' else [])])
     except exc: pass
-    learn._end_cleanup()                                      # the learner's own last batch, which fastai drops only after a whole fit
+    learn._end_cleanup()                                      # drops the learner's last batch, as fastai does only after a complete fit
     assert sorted(map(repr, learn.cbs))==before
     assert dls.train is train and type(train) is TfmdDL and len(dls.loaders)==2
     assert settled_files()==n_files
@@ -65,7 +65,7 @@ def test_raw_weights_after_an_interrupt(where):
         res.append(weights(learn.model))
     assert torch.equal(*res)
 
-def test_an_interrupted_lr_find_costs_the_next_fit_nothing():
+def test_an_interrupted_lr_find_does_not_affect_the_next_fit():
     class Counts(Consistent):
         def setup(self): self.seen = torch.zeros(self.n_pool)
         def unsup_loss(self, b): self.seen[b.idx] += 1; return super().unsup_loss(b)
@@ -78,11 +78,11 @@ def test_an_interrupted_lr_find_costs_the_next_fit_nothing():
     with quiet(learn), pytest.raises(KeyboardInterrupt): learn.lr_find(num_it=12, show_plot=False, stop_div=False)
     learn.remove_cb(StopAt4)
     fit(learn, 3)
-    assert learn.counts.seen.sum()==4*60 and learn.dls.unlabeled.pos==12    # four epochs of three steps, without those of lr_find
-    assert learn.ema.teacher.n==9                                           # lr_find left other weights, which count: the average starts anew
+    assert learn.counts.seen.sum()==4*60 and learn.dls.unlabeled.pos==12    # four epochs of three steps, and none of lr_find
+    assert learn.ema.teacher.n==9                                           # lr_find changed the weights, so the average starts anew
     assert torch.equal(weights(learn.model), weights(learn.ema.teacher.model))
 
-def test_the_step_comes_and_goes_with_the_methods():
+def test_the_step_is_added_and_removed_with_the_methods():
     learn = mk()
     names = lambda: [type(c).__name__ for c in learn.cbs]
     before = names()
@@ -93,7 +93,7 @@ def test_the_step_comes_and_goes_with_the_methods():
     learn.remove_cb(a); assert names()==[*before, *brought, 'Entropy']
     learn.remove_cb(Entropy); assert names()==before
     learn.add_cbs([SSLStep('separate'), a]); learn.remove_cb(a)
-    assert names()==[*before, 'SSLStep']                             # one that was given stays
+    assert names()==[*before, 'SSLStep']                             # one that was added by the user stays
 
 def test_removed_method_leaves_plain_training():
     plain = fit(mk(dls=mk_dls()))
@@ -106,7 +106,7 @@ def test_no_batch_is_kept():
     assert (step.epoch_dl.b, step.epoch_dl.u, step.epoch_dl.raw)==(None, None, None)
     assert set(step.__getstate__()) & {'epoch_dl','view_maker','pending','saved'}==set()
 
-def test_pool_position_goes_on():
+def test_pool_position_continues():
     learn = fit(mk(Consistent()), 2)
     assert learn.dls.unlabeled.pos==6
     fit(learn); assert learn.dls.unlabeled.pos==9

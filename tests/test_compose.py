@@ -1,9 +1,9 @@
-"The step beside fastai's own callbacks and verbs: the numbers are those of a step written by hand"
+"The step together with fastai's callbacks and methods gives the numbers of a step written by hand"
 import pytest, torch.nn.functional as F
 from helpers import *
 
 def by_hand(net, lw, uw, us, sup):
-    "Loss and gradients of one step with `Consistent`, on logits of `net`"
+    "Loss and gradients of one step with `Consistent`, on the logits of `net`"
     n = len(lw)
     out = net.train()(torch.cat([lw,uw,us])).split([n, len(uw), len(us)])
     loss = sup(out[0])+consistency(*out[1:])
@@ -19,7 +19,7 @@ def test_gradient_accumulation_is_the_large_batch():
     close(torch.stack(learn.spy.losses).mean(), loss)
 
 @pytest.mark.parametrize('mix', [MixUp, CutMix])
-def test_mixing_concerns_the_labeled_rows_only(mix):
+def test_mixing_acts_on_the_labeled_rows_only(mix):
     class Keep(Callback):
         order = mix.order+1
         def before_batch(self):
@@ -32,7 +32,7 @@ def test_mixing_concerns_the_labeled_rows_only(mix):
     loss,gs = by_hand(learn.spy.start, *learn.spy.xs[0].split([10,20,20]), sup)
     close(learn.spy.losses[0], loss)
     for a,b in zip(learn.late_spy.gs[0], gs): close(a, b)
-    assert isinstance(learn.loss_func, CrossEntropyLossFlat)                # put back
+    assert isinstance(learn.loss_func, CrossEntropyLossFlat)                # restored
 
 def test_gradient_clip_sees_the_whole_gradient():
     a,b = fit(mk([Consistent(), Spy(), LateSpy()], model=no_bn)),fit(mk([Consistent(), GradientClip(.01), Spy(), LateSpy()], model=no_bn))
@@ -48,7 +48,7 @@ class CPUAmp(MixedPrecision):
         self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
 
 class Precise(SSLCallback):
-    "Checks the precision of everything it sees"
+    "Checks the precision of all it sees"
     views = 'weak','strong'
     def unsup_loss(self, b):
         w = torch.eye(10, device=b.u.weak.device)
@@ -97,7 +97,7 @@ def test_fine_tune_and_freeze():
     with quiet(learn): learn.fine_tune(1)
     assert not torch.equal(params(learn.model.body), body)
 
-def test_predictions_and_loaders_are_as_before():
+def test_predictions_and_loaders_are_unchanged():
     dls = mk_dls()
     learn = fit(mk(Consistent(), dls=dls))
     preds,targs = learn.get_preds(ds_idx=0)
@@ -125,7 +125,7 @@ def test_export_holds_no_data_and_no_teacher(tmp_path):
             teacher,raw = learn.teach.teacher.model[0][0].weight.clone(),learn.ema.teacher.model[0][0].weight.clone()
         learn.export(tmp_path/'e.pkl')
         data = (tmp_path/'e.pkl').read_bytes()
-        assert learn.model[0][0].weight.detach().numpy().tobytes() in data  # the search finds what is there
+        assert learn.model[0][0].weight.detach().numpy().tobytes() in data  # the search does find weights that are in the file
         for x in seen: assert np.ascontiguousarray(x).tobytes() not in data
         for x in seen: assert (x.astype(np.float32)/255).tobytes() not in data and ((x.astype(np.float32)/255-.3)/.37).astype(np.float32).tobytes() not in data
         for t in (teacher, raw): assert t.detach().numpy().tobytes() not in data
@@ -139,7 +139,7 @@ def test_everything_at_once(tmp_path):
     n = []
     learn.model[0].register_forward_hook(lambda m,i,o: n.append(len(o)) if m.training else None)
     fit(learn, 4)
-    assert n==[60]*12                                                       # three methods, one forward pass a step
+    assert n==[60]*12                                                       # three methods, one forward pass per step
     ssl = learn.recorder.ssl
     assert {k:len(v) for k,v in ssl.items()}==dict(sup_loss=12, consistent_loss=12, entropy_loss=12, sup_strong_loss=12)
     log = pd.read_csv(tmp_path/'log.csv')
@@ -148,4 +148,4 @@ def test_everything_at_once(tmp_path):
     smooth = L(learn.recorder.losses).map(float)
     beta,val = .98,0.
     for i,l in enumerate(total): val = beta*val+(1-beta)*l
-    close(smooth[-1], val/(1-beta**len(total)), 1e-4)                       # what the Recorder shows is the total
+    close(smooth[-1], val/(1-beta**len(total)), 1e-4)                       # the Recorder shows the total

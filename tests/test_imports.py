@@ -1,4 +1,4 @@
-"Behavior does not depend on what was imported: each public module alone, in a fresh process, gives the same learner"
+"Behavior does not depend on what was imported: each module alone, in a fresh process, gives the same learner"
 import os, pkgutil, subprocess, sys
 from pathlib import Path
 import fastssl
@@ -43,7 +43,7 @@ for name in {modules!r}:
     os._exit(0)
 '''
 def test_each_module_alone_gives_the_same_learner():
-    "Processes are forked after fastai was imported, and before anything of fastssl was"
+    "Processes are forked after fastai is imported, and before any module of fastssl is"
     r = subprocess.run([sys.executable, '-c', fit.format(root=str(root), modules=modules)], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS':'1'})
     assert r.returncode==0, r.stderr[-3000:]
     lines = dict(l.rsplit(' ', 1) for l in r.stdout.splitlines() if l.startswith('fastssl.'))

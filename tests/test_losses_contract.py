@@ -1,4 +1,4 @@
-"What every loss promises beside its values: exact gradients, float32 inside, tensor subclasses, compilation"
+"What every loss promises besides its values: exact gradients, float32 inside, tensor subclasses, compilation"
 import os, pytest, torch
 from fastai.torch_core import TensorBase
 from loss_registry import *
@@ -20,8 +20,8 @@ def test_gradients_flow_where_they_should(name):
 @each
 def test_gradcheck(name):
     case,inputs = setup(name, torch.float64)
-    if not case.gradcheck: pytest.skip('part of it is detached on purpose, so that differences do not give its gradient')
-    # only the inputs that a gradient reaches may vary: labels that flip are no derivative
+    if not case.gradcheck: pytest.skip('part of it is detached on purpose, so finite differences do not give its gradient')
+    # vary only the inputs that receive a gradient: labels that flip have no derivative
     inputs = {n:x.detach().requires_grad_(n in case.grads) if x.is_floating_point() else x for n,x in inputs.items()}
     assert torch.autograd.gradcheck(lambda *a: case(**dict(zip(inputs, a))), tuple(inputs.values()), eps=1e-7, atol=1e-5)
 
@@ -53,7 +53,7 @@ def test_tensor_subclasses(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @each
 def test_cuda_without_waiting(name):
-    "The same value as on the CPU, and no synchronisation in the forward pass"
+    "The same value as on the CPU, and no synchronization in the forward pass"
     case,inputs = setup(name)
     loss,_ = grads(case, inputs)
     if isinstance(case.f, torch.nn.Module): case.f.cuda()

@@ -1,4 +1,4 @@
-"No NaN from any finite input: every loss over drawn shapes, ranges and kinds of degenerate batch"
+"No NaN from any finite input: every loss on random shapes, ranges and degenerate batches"
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from loss_registry import *
@@ -21,15 +21,15 @@ def test_no_nan(name, dtype, seed, **kwargs):
     loss.backward()
     for n,x in inputs.items():
         if not x.requires_grad or x.grad is None: continue
-        assert n in case.grads, f'a gradient reaches {n}'
-        # a gradient that float32 holds may be too large for a half-precision leaf, but it is a number
+        assert n in case.grads, f'{n} receives a gradient'
+        # a gradient that fits float32 may overflow a half-precision leaf, but is never NaN
         ok = x.grad.isfinite() if dtype in (torch.float32, torch.float64) or case.kinds[n].startswith('logits') else ~x.grad.isnan()
         assert ok.all(), f'gradient of {n}'
 
 @exact
 @given(n=st.integers(1, 30), C=st.integers(1, 12), N=st.integers(1, 40), steps=st.integers(1, 5), warmup=st.booleans(), seed=st.integers(0, 2**31-1))
 def test_thresholds(n, C, N, steps, warmup, seed):
-    "Counts stay those of a full count, duplicated items included, and thresholds lie between 0 and τ"
+    "Running counts equal a full count, with duplicated items too, and thresholds lie between 0 and τ"
     gen = torch.Generator().manual_seed(seed)
     m,labels = DynamicThresholdingModule(.95, warmup, convex_mapping, C, n),[-1]*n
     for _ in range(steps):
@@ -45,7 +45,7 @@ def test_thresholds(n, C, N, steps, warmup, seed):
 @exact
 @given(C=st.integers(1, 6), K=st.integers(1, 5), N=st.integers(1, 20), steps=st.integers(1, 3), seed=st.integers(0, 2**31-1))
 def test_queue(C, K, N, steps, seed):
-    "A batch written at once equals one written row by row"
+    "Writing a batch at once equals writing it row by row"
     gen = torch.Generator().manual_seed(seed)
     m = ClassQueue(3, C, K); q,ptr = m.queue_list.clone(),[0]*C
     for _ in range(steps):

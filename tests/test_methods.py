@@ -1,15 +1,15 @@
-"What every method must hold, whatever it computes: gradient, resume, company, odd data, no wait for the device"
+"What every method must satisfy: a gradient, resuming, other callbacks, odd data, no wait for the device"
 import pytest, torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from helpers import *
 from test_compose import CPUAmp
 
 def test_every_registered_method_is_here():
-    "A method that enters the registry is tested by this file"
+    "Every registered method is tested in this file"
     tested = {(m.func if isinstance(m, partial) else type(m()) if not isinstance(m, type) else m) for m in METHODS.values()}
     assert not {name for name,cls in ssl_methods().items() if cls not in tested}
 
-low = .105         # just above 1/10: an untrained network is sure enough of some rows and not of others
+low = .105         # just above 1/10: an untrained network is confident about some rows and not about others
 METHODS = dict(
     pseudo_label = partial(PseudoLabelCallback, low), pi_model = partial(PiModelCallback, weight=1.), mean_teacher = partial(MeanTeacherCallback, .9, weight=1.),
     self_ensemble = partial(SelfEnsembleCallback, low, teacher_decay=.9), uda = partial(UDACallback, low), uda_tsa = partial(UDACallback, low, tsa='exp'), mcc = MCCCallback,
@@ -31,7 +31,7 @@ def learner(cb, dls=None, **kw):
 
 @every
 def test_the_pool_has_a_gradient(name):
-    "With weight 1 and weight 0 the gradients differ; a fit changes weights"
+    "Weights 1 and 0 give different gradients, and a fit changes the model"
     gs = []
     for w in (1.,0.):
         learn = learner([(cb:=METHODS[name]()), LateSpy()]); cb.weight = w
@@ -42,7 +42,7 @@ def test_the_pool_has_a_gradient(name):
 sharp = dict(METHODS, flexmatch=partial(FlexMatchCallback, .3), freematch=partial(FreeMatchCallback, .98), softmatch=partial(SoftMatchCallback, decay=.98), adamatch=partial(AdaMatchCallback, .98, decay=.98))
 @every
 def test_resumes_bit_for_bit(name):
-    "With its state a run goes on as if it had not stopped; without it, otherwise"
+    "With its state, a run continues as if it had never stopped; without it, it does not"
     def mk_one(): return learner(sharp[name](), lr=2e-2)
     def method(l): return first(l._grab_cbs(SSLCallback))
     def go_on(l):
@@ -57,11 +57,11 @@ def test_resumes_bit_for_bit(name):
         if with_state: method(l).load_state_dict(state)
         return go_on(l)
     assert torch.equal(resumed(True), want)
-    if state and name!='dash': assert not torch.equal(resumed(False), want)          # Dash's bound comes from a warm-up that each fit has anew
+    if state and name!='dash': assert not torch.equal(resumed(False), want)          # Dash's bound comes from a warm-up that every fit repeats
 
 @every
-def test_beside_fastai(name):
-    "Gradient accumulation, bf16, MixUp on the labeled rows, or a clear refusal"
+def test_with_fastai_callbacks(name):
+    "Gradient accumulation, bf16, MixUp on the labeled rows and averaged weights work, or raise a clear error"
     for cbs in ([GradientAccumulation(20)], [CPUAmp()], [MixUp()], [EMACallback(.9)]):
         learn = learner([METHODS[name](), *cbs])
         if name in replaces_loss and isinstance(cbs[0], MixUp):
@@ -72,7 +72,7 @@ def test_beside_fastai(name):
 
 @every
 def test_odd_data(name):
-    "Three classes, three channels, a pool smaller than a batch, batches that do not divide"
+    "Three classes, three channels, a pool smaller than a batch, incomplete batches"
     X,y = digits_data()
     X,y = np.stack([X]*3, -1)[y<3][:60],y[y<3][:60]
     known = np.where(np.arange(60)<11, y, -1); known[25:] = -1
@@ -84,8 +84,8 @@ def test_odd_data(name):
     assert weights(learn.model).isfinite().all() and learn.get_preds()[0].shape==(20,3)
 
 @pytest.mark.parametrize('name', [n for n in METHODS if n not in no_threshold])
-def test_nobody_is_sure(name):
-    "No row, or none of a class, passes the threshold: what is left of the gradient is that of the terms beside"
+def test_no_row_is_confident(name):
+    "If no row passes the threshold, the gradient is that of the other terms; if none of a class does, it is finite"
     def grads(weight, compare):
         cb = METHODS[name](); cb.weight = weight
         keep,cb.keep = cb.keep,lambda p, b=None: keep(p, b)*0
@@ -102,7 +102,7 @@ def test_nobody_is_sure(name):
 _aten = torch.ops.aten
 waits = {_aten._local_scalar_dense, _aten.lift_fresh, _aten.nonzero, _aten.bincount, _aten.masked_select, _aten._unique2, _aten.unique_dim, _aten.repeat_interleave}
 class Ops(TorchDispatchMode):
-    "Counts operator calls; remembers those that fetch a value from the device or bring a constant to it"
+    "Counts operator calls, and records those that fetch a value from the device or copy a constant to it"
     def __init__(self): super().__init__(); self.n,self.bad = 0,[]
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.n += 1
@@ -112,13 +112,13 @@ class Ops(TorchDispatchMode):
 
 @every
 def test_no_wait_and_no_loop_over_rows(name, monkeypatch):
-    "A step makes as many operator calls for 60 rows of the pool as for 20, and none that waits for a device"
-    monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)        # as on a GPU: no check of label values
+    "A step makes as many operator calls for 60 pool rows as for 20, and none that waits for a device"
+    monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)        # skips the check of label values, as on a GPU
     def count(uratio):
         cb,ops = METHODS[name](),[]
         def counted(f):
             def _f(b):
-                for v in ('weak2','strong','strong2'): b.x.u[v]; b.x.l[v]     # views are the data's, not the method's
+                for v in ('weak2','strong','strong2'): b.x.u[v]; b.x.l[v]     # views are computed by the data, not by the method
                 with Ops() as o: out = f(b)
                 ops.append(o); return out
             return _f

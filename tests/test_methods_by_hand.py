@@ -1,4 +1,4 @@
-"Losses of the methods in six steps through the hub, against a calculation in numpy that knows only the logits"
+"Losses of the methods in six training steps, compared with a numpy calculation from the logits alone"
 import math, pytest
 from collections import Counter as Count
 from helpers import *
@@ -11,7 +11,7 @@ def share(c, n=10, w=None): return np.bincount(c, weights=w, minlength=n)/len(c)
 def copy_np(t): return t.detach().double().numpy().copy()
 
 class Steps:
-    "What a method saw in each step, and its loss"
+    "Inputs and loss of a method in each step"
     def __init__(self, cb, outputs=(), model=no_bn, **kw):
         self.rows,inner = [],cb.unsup_loss
         def unsup_loss(b):
@@ -26,7 +26,7 @@ class Steps:
         self.n_pool = dls.unlabeled.n
         assert len(self.rows)==6
     def check(self, f):
-        "`f` of each step is its loss, and it is not always 0"
+        "`f` gives the loss of each step, which is not always 0"
         want = [f(r) for r in self.rows]
         close([r.loss for r in self.rows], want, 2e-5)
         assert max(map(abs, want))>1e-4
@@ -39,7 +39,7 @@ def test_pseudo_label():
 def test_pi_model(): Steps(PiModelCallback(weight=1.)).check(lambda r: ((sm(r.u['weak'])-sm(r.u['weak2']))**2).sum(1).mean())
 
 def averaged(rows, decay=.9):
-    "Logits of the averaged teacher in each step, from the students alone"
+    "Predictions of the averaged teacher in each step, from the students alone"
     t = deepcopy(rows[0].net)
     for n,r in enumerate(rows):
         if n:
@@ -153,7 +153,7 @@ def test_vat():
     def f(r):
         x,net = r.x['weak'].double(),deepcopy(r.net).double(); n = x[0].numel()
         torch.set_rng_state(r.rng); d = torch.randn_like(r.x['weak']).double()
-        unit = lambda v: (v/v.flatten(1).norm(dim=1).view(-1,1,1,1)).nan_to_num()      # a row of dead units has no direction
+        unit = lambda v: (v/v.flatten(1).norm(dim=1).view(-1,1,1,1)).nan_to_num()      # a row of dead units has a zero gradient
         p = net(x).softmax(1).detach(); kl = lambda z: (p*(p.log()-net(z).log_softmax(1))).sum(1)
         z = (x+.01*n**.5*unit(d)).requires_grad_()
         g = torch.autograd.grad(kl(z).sum(), z)[0]

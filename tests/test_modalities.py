@@ -1,4 +1,4 @@
-"Tables and texts: the methods run on fastai's own tabular and text learners, with views that the user gives, and learn what they say"
+"Tables and texts: the methods run on fastai's tabular and text learners, with views given by the user"
 import pytest, torch.nn.functional as F
 from sklearn.datasets import load_breast_cancer
 from helpers import *
@@ -7,12 +7,12 @@ from fastai.text.all import AWD_LSTM, BaseTokenizer, TextBlock, awd_lstm_clas_co
 
 methods = dict(FixMatch=lambda: FixMatchCallback(.6), UDA=lambda: UDACallback(.6), PseudoLabel=lambda: PseudoLabelCallback(.6), MCC=MCCCallback,
     Pi=lambda: PiModelCallback(weight=1.), MeanTeacher=lambda: MeanTeacherCallback(weight=1., teacher_decay=.9))
-noise = dict(Pi='pi_model_loss', MeanTeacher='mean_teacher_loss')      # their two views are equal: dropout alone tells them apart
+noise = dict(Pi='pi_model_loss', MeanTeacher='mean_teacher_loss')      # their two views are equal: only dropout makes the outputs differ
 each_method = pytest.mark.parametrize('method', methods)
 
 # ------ tables
 def breast_cancer():
-    "30 measurements and a column of categories"
+    "30 measurements and one categorical column"
     d = load_breast_cancer(as_frame=True)
     df = d.data.copy()
     df['size'] = pd.cut(df['mean radius'], 4, labels=list('abcd')).astype(str)
@@ -36,7 +36,7 @@ def table_learner(cbs=None, ps=.3, n_steps=4):
 
 # ------ texts
 def reviews(n, seed=0):
-    "Made-up reviews: some words of their class, a few of the other, most of neither"
+    "Synthetic reviews: some words of their class, a few of the other, most of neither"
     r,rows = np.random.default_rng(seed),[]
     for _ in range(n):
         y = int(r.integers(2))
@@ -45,7 +45,7 @@ def reviews(n, seed=0):
     return pd.DataFrame(rows, columns=['text','label'])
 
 def forget_words(x):
-    "A fifth of the words become unknown (0); the special tokens stay"
+    "Replace a fifth of the words by the unknown token (0), but no special tokens"
     return torch.where((torch.rand(x.shape, device=x.device)<.2) & (x>8), torch.zeros_like(x), x)
 
 def texts(n_steps=4, same_length=False):
@@ -67,7 +67,7 @@ kinds = dict(table=table_learner, text=text_learner)
 each_kind = pytest.mark.parametrize('kind', kinds)
 
 class SeeGrads(Callback):
-    "Gradients of the unlabeled loss alone"
+    "Gradient norms of the unsupervised loss alone"
     order,run_valid = SSLCallback.order+.5,False
     def before_fit(self): self.norms = []
     def after_loss(self):
@@ -94,7 +94,7 @@ def test_pseudo_labels_and_export(kind):
     learn = fit(kinds[kind](FixMatchCallback(.6)))
     items,valid = learn.dls.unlabeled.items,learn.dls.test_dl(learn.dls.unlabeled.items)
     with quiet(learn): df,(p,_) = learn.pseudo_labels(),learn.get_preds(dl=valid)
-    close(df.confidence.to_numpy(), p.max(1)[0], 1e-4)                            # the pool's order, not that of lengths
+    close(df.confidence.to_numpy(), p.max(1)[0], 1e-4)                            # in the pool's order, not sorted by length
     names = learn.dls.vocab if kind=='table' else learn.dls.vocab[1]
     assert df.label.tolist()==[names[i] for i in p.argmax(1)] and df.truth.tolist()==items['y' if kind=='table' else 'label'].tolist()
     learn.export()
@@ -113,7 +113,7 @@ def test_rounds_of_self_training(kind):
 
 # ------ the forward passes of texts
 class Passes(Callback):
-    "Shapes of the forward passes of a step, and what came out"
+    "Shapes of the forward passes of each step, and their outputs"
     order,run_valid = SSLCallback.order+.5,False
     def before_fit(self): self.steps,self.out = [],[]
     def before_batch(self): self.steps.append([]); self.net = copy_model(self.model)
@@ -121,7 +121,7 @@ class Passes(Callback):
         b = self.learn.ssl_step.b
         self.out.append((self.net, b.x.l.weak.clone(), b.x.u.weak.clone(), b.x.u.strong.clone(), b.pred.detach(), b.u.weak.detach(), b.u.strong.detach(), self.loss_grad.detach(), b.y))
 def passes(**kw):
-    learn = text_learner([FixMatchCallback(.5), Passes()], drop=1e-12, alpha=0, beta=0, ps=[0.], **kw)        # dropout as good as 0, with which fastai's AWD_LSTM does not train
+    learn = text_learner([FixMatchCallback(.5), Passes()], drop=1e-12, alpha=0, beta=0, ps=[0.], **kw)        # dropout of almost 0; with 0, fastai's AWD_LSTM does not train
     learn.model[0].register_forward_pre_hook(lambda m,i: learn.passes.steps[-1].append(tuple(i[0].shape)) if m.training and 'steps' in vars(learn.passes) else None)
     return fit(learn).passes
 

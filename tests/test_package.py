@@ -80,6 +80,14 @@ def test_readme_has_every_module():
     table = readme_table('Packages')
     assert {package:code_names(names) for package,names in table.items()}==found
 
+def test_changelog_names_modules():
+    "Every module in the changelog's second column exists, and none of the first"
+    rows = re.findall(r'^\| `(fastssl\.[\w.]+)` \| (.*) \|$', (root/'CHANGELOG.md').read_text(encoding='utf-8'), re.M)
+    assert len(rows)>20
+    for old,new in rows:
+        for name in re.findall(r'`(fastssl\.[\w.]+)`', new): importlib.import_module(name)
+        assert not (root/f'{old.replace(".", "/")}.py').exists(), f'{old} exists'
+
 def test_version():
     import fastssl
     assert fastssl.__version__==cfg['version']

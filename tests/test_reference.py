@@ -1,7 +1,7 @@
-"""Every stored reference vector, one pytest case each.
+"""All stored reference vectors, one pytest case each.
 
 `FASTSSL_REFERENCE` names the folder with `index.json` and `arrays.npz`; by default the copy in `tests/reference`.
-What a case may say is described in the folder's documentation; an `fn`, field or name that this runner does not know is an error, not a skip."""
+An `fn`, field or name that this runner does not know is an error, not a skip."""
 import json, math, os
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ npz = np.load(folder/'arrays.npz')
 A = {k:npz[k] for k in npz.files}
 cases = json.loads((folder/'index.json').read_text())['cases']
 
-# Callables that cases give by name
+# Callables that cases refer to by name
 distances = dict(
     abs_sum=lambda a,b: (a-b).abs().sum(1), sq_sum=lambda a,b: (a-b).square().sum(1), sq_mean=lambda a,b: (a-b).square().mean(1),
     one_minus_cosine=lambda a,b: 1-F.cosine_similarity(a, b, dim=1), l1_scalar=lambda a,b: (a-b).abs().mean())
@@ -63,7 +63,7 @@ adapters = dict(
 # Comparison
 def numpy(x): return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
 def check(case, what, actual, key):
-    "`actual` against the array named `key`: equal shape and values within the case's tolerance, or just finite where the reference is not"
+    "Compare `actual` with the array named `key`: equal shape, and values within the case's tolerance (or finite, where the reference is not)"
     actual,expected = numpy(actual),A[key]
     if case['check']=='quirk': return
     if case['check']=='finite':
@@ -73,8 +73,8 @@ def check(case, what, actual, key):
     assert actual.shape==expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
     np.testing.assert_allclose(actual.astype(float), expected.astype(float), rtol=case['rtol'], atol=case['atol'], err_msg=what)
 def check_grad(case, what, actual, key, like):
-    "A gradient; `null` or an absent gradient mean zero"
-    if key is None: assert actual is None or not actual.any(), f"{what}: a gradient arrives that should not"
+    "Compare a gradient; `null` or an absent gradient means zero"
+    if key is None: assert actual is None or not actual.any(), f"{what}: unexpected gradient"
     else: check(case, what, torch.zeros_like(like) if actual is None else actual, key)
 
 def load(case, key, grad=False):
@@ -86,7 +86,7 @@ def run_loss(case):
     inputs = {n:load(case, k, n in case['grads']) for n,k in case['inputs'].items()}
     alias,fn,call = case.get('alias', {}),case['fn'],case['call']
     args = [numpy(o) for o in inputs.values()] if fn in ('cosine_7_16_lr_factor', 'inverse_decay_lr') else list(inputs.values())
-    if alias: args,call = [],{**call, **inputs, **{n:inputs[o] for n,o in alias.items()}}   # an alias has no position, so all go by name
+    if alias: args,call = [],{**call, **inputs, **{n:inputs[o] for n,o in alias.items()}}   # an alias has no position, so pass all by name
     out = adapters[fn](fn, case['init'], call, args)
     outs = dict(zip(case['outputs'], out if isinstance(out, tuple) else (out,), strict=True))
     for n,key in case['outputs'].items(): check(case, n, outs[n], key)

@@ -1,10 +1,10 @@
-"The runner of reference vectors takes every documented form, and notices a wrong number"
+"The runner of reference vectors accepts every documented form, and detects wrong numbers"
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 import test_reference as tr
 
 def case(fn, kind='loss', inputs={}, outputs={}, grads={}, init={}, call={}, check='match', dtype='float64', **extra):
-    "A case with its arrays put where the runner looks for them"
+    "A case, with its arrays stored where the runner looks for them"
     def _put(part, arrays):
         keys = {n:None if v is None else f'made.{part}.{n}' for n,v in arrays.items()}
         tr.A.update({keys[n]:np.asarray(v) for n,v in arrays.items() if v is not None})
@@ -54,8 +54,8 @@ def test_a_module_in_evaluation():
     run(c)
 
 @pytest.mark.parametrize('fn', sorted({c['fn'] for c in tr.cases}))
-def test_wrong_numbers_are_noticed(fn):
-    "One stored array of a case, moved a little"
+def test_wrong_numbers_are_detected(fn):
+    "One stored array of a case, changed slightly"
     c = next(c for c in tr.cases if c['fn']==fn and c['check']=='match')
     last = c['steps'][-1]['expect'] if c['kind']=='trace' else c['grads'] if any(c['grads'].values()) else c['outputs']
     key = next(k for k in reversed(list(last.values())) if k)

@@ -1,4 +1,4 @@
-"The columns of the methods reach TensorBoard and CSVLogger, with the values of the table"
+"The methods' columns reach TensorBoard and CSVLogger with the values of the table"
 import pytest
 from helpers import *
 
@@ -20,5 +20,5 @@ def test_tensorboard():
     assert set(cols)|{'train_loss','lr_0'}<=set(events.Tags()['scalars'])
     for c,vals in zip(cols, zip(*[list(v)[1:] for v in learn.recorder.values])): close([e.value for e in events.Scalars(c)], vals, 1e-5)
     assert {e.step for e in events.Scalars('train_loss')}=={*range(1,7)} and {type(c) for c in learn.cbs}==before
-    with quiet(learn): learn.fit(1)                                     # and the next fit goes on
+    with quiet(learn): learn.fit(1)                                     # the next fit works too
     assert len(learn.recorder.ssl['kept'])==3

@@ -1,4 +1,4 @@
-"Every documented class and function exists under its name, with its arguments in order and its defaults"
+"Every documented class and function exists, with its arguments in order and its defaults"
 import inspect, pytest
 from importlib import import_module
 import torch.nn.functional as F
@@ -31,4 +31,4 @@ def test_signature(module, name):
     params = list(inspect.signature(getattr(import_module(f'fastssl.{module}'), name)).parameters.values())
     assert [p.name for p in params[:len(expected)]]==list(expected)
     for p in params[:len(expected)]: assert expected[p.name] is need or p.default==expected[p.name], p   # a documented argument may have gained a default
-    assert all(p.default is not need for p in params[len(expected):]), 'an argument was added that must be given'
+    assert all(p.default is not need for p in params[len(expected):]), 'a required argument was added'

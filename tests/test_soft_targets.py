@@ -1,13 +1,13 @@
-"A store of soft targets survives whatever kills the process that writes it: what is there is whole, and what is resumed is the same to the bit"
+"A store of soft targets survives the death of the process that writes it: it is complete or absent, and resuming gives the same bytes"
 import os, random, shutil, signal, time
 from pathlib import Path
 import numpy as np, pytest
 from helpers import *
 
-needs_fork = pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks processes to kill them')
+needs_fork = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs os.fork')
 
 def run(f, kill_after=None):
-    "`f` in a process of its own, killed after some seconds; was it alive then?"
+    "Run `f` in a new process, killed after `kill_after` seconds; return whether it was still alive"
     pid = os.fork()
     if not pid:
         try: f()
@@ -34,7 +34,7 @@ def test_ten_kills_at_random(tmp_path, kw):
     whole,rng,kills,progress = files(tmp_path/'whole'),random.Random(0),0,[]
     while kills<10:
         kills += run(save, rng.uniform(.02, .5)*took)
-        if (tmp_path/'parts').exists():                            # finished before it could be killed, or while: then it is whole
+        if (tmp_path/'parts').exists():                            # finished before it was killed: the store is complete
             SoftTargets.load(tmp_path/'parts', verify=True)
             assert files(tmp_path/'parts')==whole
             shutil.rmtree(tmp_path/'parts')
@@ -47,7 +47,7 @@ def test_ten_kills_at_random(tmp_path, kw):
 
 @needs_fork
 def test_a_kill_at_every_single_step_of_writing(tmp_path, monkeypatch):
-    "The process kills itself before its n-th call to the file system, for every n"
+    "The process kills itself before its n-th file system call, for every n"
     z = np.random.default_rng(0).normal(size=(40,5)).astype(np.float32)
     keys = [f'{i}.png' for i in range(40)]
     def save(path):
@@ -73,7 +73,7 @@ def test_a_kill_at_every_single_step_of_writing(tmp_path, monkeypatch):
             with pytest.raises(FileNotFoundError): SoftTargets.load(tmp_path/'parts')
             part = partial_path(tmp_path/'parts')
             rows = 40 if (part/'manifest.json').exists() else json.loads((part/'progress.json').read_text())['rows'] if (part/'progress.json').exists() else 0
-            assert StoreWriter(tmp_path/'parts', keys, ItemKey('name'), list('abcde'), topk=2).done==rows   # what was safe is not written again
+            assert StoreWriter(tmp_path/'parts', keys, ItemKey('name'), list('abcde'), topk=2).done==rows   # completed rows are not written again
         save(tmp_path/'parts')
         assert files(tmp_path/'parts')==whole, n
         shutil.rmtree(tmp_path/'parts')
