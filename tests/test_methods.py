@@ -154,3 +154,28 @@ def test_no_wait_on_a_gpu(name):
 def test_mixed_precision_on_a_gpu(name, mode):
     learn = fit(learner([METHODS[name](), MixedPrecision(mode)], mk_dls(device=torch.device('cuda'))))
     assert weights(learn.model).isfinite().all()
+
+def _after_fit(name, n_pool, **kw):
+    "A learner after a fit with a pool of `n_pool` digits in memory"
+    X,y = digits_data()
+    known = np.where(np.arange(len(y))<40, y, -1)[:40+n_pool]
+    dls = SSLDataLoaders.from_arrays(X[:40+n_pool], known, valid=(X[-50:],y[-50:]), bs=10, uratio=2, n_steps=3, batch_tfms=[Normalize.from_stats([.3],[.37])], vocab=list(range(10)), **kw)
+    return fit(learner(METHODS[name](), dls)),X
+
+@every
+def test_an_export_holds_no_data(name):
+    "Neither the pool nor a training image is in an exported, pickled or saved learner, and no file grows with the pool"
+    sizes = []
+    for n_pool in (100,1000):
+        learn,X = _after_fit(name, n_pool)
+        learn.export('export.pkl')
+        learn.save('saved', with_opt=True)
+        cb = first(learn._grab_cbs(SSLCallback))
+        cb.learn = None
+        files = [(learn.path/'export.pkl').read_bytes(), (learn.path/'models'/'saved.pth').read_bytes(), pickle.dumps(cb)]
+        for data in files:
+            for im in (X[3], X[50], X[120]): assert im.tobytes() not in data and (im/255).astype(np.float32).tobytes() not in data
+        sizes.append([len(data) for data in files])
+        assert load_learner(learn.path/'export.pkl').model is not None
+    small,large = np.array(sizes)
+    assert (np.abs(large-small)<2000).all(), sizes

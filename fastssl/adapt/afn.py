@@ -66,6 +66,7 @@ class AFNImageClassifier(MethodModel):
 @register_method('another domain')
 class AFNCallback(SSLCallback):
     "Increase the norm of the features step by step, on both domains ([AFN](https://arxiv.org/abs/1811.07456))"
+    forward = 'joint'
     views = ('weak',)
     classes = through_weak = True
     logs = ('norm_source','norm_target','batch_acc')

@@ -38,6 +38,7 @@ ImageClassifierHead = MCDImageClassifierHead
 @register_method('another domain')
 class MCDCallback(SSLCallback):
     "Two heads maximize their discrepancy on the target, and the features minimize it ([MCD](https://arxiv.org/abs/1712.02560))"
+    forward = 'joint'       # both sides share the batch statistics, as published
     views = ('weak',)
     classes = through_weak = True
     logs = ('discrepancy','batch_acc')

@@ -18,6 +18,7 @@ class AdversarialCallback(SSLCallback):
     layer_cls = WarmStartGradientReverseLayer
     hi,max_iters = .1,.05
     through_weak = True
+    forward = 'joint'       # both sides share the batch statistics, as published
     at_work = True      # is the adversary active? If not, the coefficient is 0
     @property
     def logs(self): return *L(super().logs),'coeff'

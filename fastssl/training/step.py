@@ -40,8 +40,8 @@ class Part(nn.Module):
         n_pool:int # Size of the pool
     ): "Make the buffers"
     def __getstate__(self):
-        "Drop the buffers, which belong to a pool: an unpickled part is set up again"
-        return {**super().__getstate__(), '_buffers':{}, 'set_up_for':None}
+        "Drop what `setup` made, which belongs to a pool: an unpickled part is set up again"
+        return {**super().__getstate__(), '_buffers':{}, '_modules':{}, 'set_up_for':None}
     def __deepcopy__(self, memo):
         new = memo[id(self)] = type(self).__new__(type(self))
         new.__dict__.update(deepcopy(vars(self), memo))
