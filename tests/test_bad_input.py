@@ -111,7 +111,7 @@ def test_no_unlabeled_items(d):
     with pytest.raises(ValueError, match='no unlabeled items'): mk_dls().add_unlabeled([])
     with pytest.raises(ValueError, match='needs unlabeled items, and these data have none'):
         ssl_learner(ImageDataLoaders.from_folder(d/'lab', valid_pct=.2, item_tfms=Resize(16), num_workers=0), tiny_cnn(3, 2, nf=4), cbs=FixMatchCallback())
-    with pytest.raises(ValueError, match='two folders, of labeled and of unlabeled'): own_dls(d/'lab')
+    with pytest.raises(ValueError, match='two folders, one of labeled and one of unlabeled'): own_dls(d/'lab')
     pd.DataFrame(dict(f=[f'lab/a/{i}.png' for i in range(6)], y=list('aabbab'))).to_csv(d/'t.csv', index=False)
     with pytest.raises(ValueError, match='no unlabeled'): own_dls(csv=d/'t.csv', **kw)
 
