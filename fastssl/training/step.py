@@ -202,7 +202,7 @@ class SSLStep(AttachedCallback):
     checked = canceled = labels_checked = False
     pct,mode,n_steps = 0.,'joint',1
     def __init__(self,
-        forward:str='auto', # How the rows go through the model: 'joint', 'separate' or 'no_grad'; 'auto' takes 'separate' if batch norms train, else 'joint'
+        forward:str='auto', # How the rows go through the model: 'joint', 'separate' or 'no_grad'; 'auto' takes 'separate' if batch norms train on views of several kinds, else 'joint'
         auto:bool=False # Added by a method, and removed with the last one?
     ):
         check_one_of(forward, ('auto','joint','no_grad','separate'), 'forward')
@@ -268,10 +268,10 @@ class SSLStep(AttachedCallback):
         self.ms,pool = self.methods,self.dls.pool
         self.outputs = getattr(unwrap(self.model), 'out_names', ('logits',))
         self.hooked_outputs = merge(*(m.hooked_outputs for m in self.ms))
+        self.rows = self._rows(*(m.reads(extra=False) for m in self.ms))
         self.mode = self._mode()
         if not self.checked: self._check()
         self.replacing = first(self.ms, lambda m: m.sup_loss is not None)
-        self.rows = self._rows(*(m.reads(extra=False) for m in self.ms))
         if pool and pool.device!=self.dls.device: pool.to(self.dls.device)
         self.view_maker = self.dls.view_maker
         draws_pool = any(side=='u' for m in self.ms for side,_ in m.reads())
@@ -286,7 +286,9 @@ class SSLStep(AttachedCallback):
         if self.forward!='auto': return self.forward
         asked = first(m.forward for m in self.ms if m.forward)
         if asked: return asked
-        return 'separate' if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.model.modules()) else 'joint'
+        norms_train = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.model.modules())
+        kinds = {ViewMaker.kind(view) for _,view in self.rows}
+        return 'separate' if norms_train and len(kinds)>1 else 'joint'      # strong views would move the statistics of the others
     def _rows(self, *reads):
         "The learner's own rows, then those of the methods: unlabeled before labeled"
         rows = L(row for r in reads for row in r).unique().filter(lambda row: row!=('l','weak'))
