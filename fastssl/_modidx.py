@@ -1472,6 +1472,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'fastssl/semi/consistency.py'),
                                           'fastssl.semi.consistency.ConsistencyCallback.__init__': ( 'semi.consistency.html#consistencycallback.__init__',
                                                                                                      'fastssl/semi/consistency.py'),
+                                          'fastssl.semi.consistency.ConsistencyCallback._as_published': ( 'semi.consistency.html#consistencycallback._as_published',
+                                                                                                          'fastssl/semi/consistency.py'),
                                           'fastssl.semi.consistency.ConsistencyCallback._teacher_alpha': ( 'semi.consistency.html#consistencycallback._teacher_alpha',
                                                                                                            'fastssl/semi/consistency.py'),
                                           'fastssl.semi.consistency.ConsistencyCallback.after_opt_step': ( 'semi.consistency.html#consistencycallback.after_opt_step',

@@ -135,7 +135,7 @@ def test_export_holds_no_data_and_no_teacher(tmp_path):
         close(loaded.predict(seen[0])[2], learn.predict(seen[0])[2], 1e-6)
 
 def test_everything_at_once(tmp_path):
-    learn = mk([Consistent(.5), Entropy(), SupStrongCallback(.1), EMACallback(.9), MixUp(), GradientAccumulation(20), GradientClip(), SaveModelCallback(), EarlyStoppingCallback(patience=9), CSVLogger(tmp_path/'log.csv')])
+    learn = mk([SSLStep('joint'), Consistent(.5), Entropy(), SupStrongCallback(.1), EMACallback(.9), MixUp(), GradientAccumulation(20), GradientClip(), SaveModelCallback(), EarlyStoppingCallback(patience=9), CSVLogger(tmp_path/'log.csv')])
     n = []
     learn.model[0].register_forward_hook(lambda m,i,o: n.append(len(o)) if m.training else None)
     fit(learn, 4)

@@ -121,7 +121,7 @@ class Passes(Callback):
         b = self.learn.ssl_step.b
         self.out.append((self.net, b.x.l.weak.clone(), b.x.u.weak.clone(), b.x.u.strong.clone(), b.pred.detach(), b.u.weak.detach(), b.u.strong.detach(), self.loss_grad.detach(), b.y))
 def passes(**kw):
-    learn = text_learner([FixMatchCallback(.5), Passes()], drop=1e-12, alpha=0, beta=0, ps=[0.], **kw)        # dropout of almost 0; with 0, fastai's AWD_LSTM does not train
+    learn = text_learner([SSLStep('joint'), FixMatchCallback(.5), Passes()], drop=1e-12, alpha=0, beta=0, ps=[0.], **kw)        # dropout of almost 0; with 0, fastai's AWD_LSTM does not train
     learn.model[0].register_forward_pre_hook(lambda m,i: learn.passes.steps[-1].append(tuple(i[0].shape)) if m.training and 'steps' in vars(learn.passes) else None)
     return fit(learn).passes
 

@@ -10,6 +10,7 @@ __all__ = ['SelfAdaptiveThreshold', 'GaussianWeight', 'RelativeThreshold', 'Loss
 from fastai.basics import *
 from ..checks import *
 from ..core import *
+from ..schedules import SchedRampUp
 from .consistency import DistributionAlignment, Threshold
 from .fixmatch import FixMatchCallback
 from ..training.batch import SSLBatch
@@ -129,13 +130,15 @@ def fairness_loss(
 @register_method('… with a threshold that adapts')
 class FreeMatchCallback(FixMatchCallback):
     "FixMatch with a self-adaptive threshold and a fairness loss ([FreeMatch](https://arxiv.org/abs/2205.07246))"
+    paper = dict(weight=1.)
     @delegates(FixMatchCallback.__init__, but='threshold')
     def __init__(self,
         decay:float=None, # Decay of the running means; None: a tenth of the run is averaged
         fairness:float=.01, # Weight of the fairness loss, relative to `weight`
+        weight=SchedRampUp(0., 1.), # Loss weight: a number (the paper: 1), or a function of the share of training done
         **kwargs
     ):
-        super().__init__(SelfAdaptiveThreshold(decay), **kwargs)
+        super().__init__(SelfAdaptiveThreshold(decay), weight, **kwargs)
         self.fairness = check_weight(fairness, 'fairness')
     def extra_loss(self, b:SSLBatch, p, w):
         loss = fairness_loss(self.student_logits(b), w, self.threshold.mean, self.threshold.share)
@@ -144,19 +147,22 @@ class FreeMatchCallback(FixMatchCallback):
 @register_method('… with a threshold that adapts')
 class SoftMatchCallback(FixMatchCallback):
     "FixMatch with smooth weights, from confidences after uniform alignment ([SoftMatch](https://arxiv.org/abs/2301.10921))"
+    paper = dict(weight=1.)
     aligned_target = False
     @delegates(FixMatchCallback.__init__, but='threshold,align')
     def __init__(self,
         n_sigma:float=2., # Divisor of the standard deviation: larger is stricter
         decay:float=None, # Decay of all running means; None: a tenth of the run is averaged
+        weight=SchedRampUp(0., 1.), # Loss weight: a number (the paper: 1), or a function of the share of training done
         **kwargs
     ):
         align = DistributionAlignment('uniform', decay)
-        super().__init__(GaussianWeight(n_sigma, decay), align=align, **kwargs)
+        super().__init__(GaussianWeight(n_sigma, decay), weight, align=align, **kwargs)
 
 @register_method('… with a threshold that adapts')
 class AdaMatchCallback(FixMatchCallback):
     "FixMatch with threshold and alignment relative to predictions on labeled rows ([AdaMatch](https://arxiv.org/abs/2106.04732))"
+    paper = {}
     @delegates(FixMatchCallback.__init__, but='align')
     def __init__(self,
         threshold:float=.95, # Least confidence as a fraction of the mean confidence on labeled rows, in (0, 1]
@@ -169,6 +175,7 @@ class AdaMatchCallback(FixMatchCallback):
 @register_method('… with a threshold that adapts')
 class DashCallback(FixMatchCallback):
     "FixMatch with a bound on the loss of a pseudo-label that decreases over training ([Dash](https://arxiv.org/abs/2109.00650))"
+    paper = {}
     @delegates(FixMatchCallback.__init__, but='threshold')
     def __init__(self,
         warmup:float=.1, # Share of training that uses only labels

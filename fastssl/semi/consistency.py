@@ -128,6 +128,7 @@ class ConsistencyCallback(SSLCallback):
     "Pull the student view's predictions toward targets from the target view; most methods are one choice of these arguments"
     target_view,student_view = 'weak','strong'
     classes = True
+    paper = {}                 # published settings: attribute → value
     mean_over_kept = False     # divide by the sum of the weights instead of the number of rows?
     aligned_target = True      # do aligned probabilities give the target, or only the weights?
     def __init__(self,
@@ -138,7 +139,8 @@ class ConsistencyCallback(SSLCallback):
         distance:str='ce', # 'ce', 'kl', 'l2' or 'mse', as in `consistency`
         teacher_decay:float=None, # Decay of an averaged teacher that gives the targets, or 'auto': a tenth of the run is averaged; None: the model gives them
         align=None, # `DistributionAlignment` of the targets
-        adjust=None # `LogitAdjustment` of both sides
+        adjust=None, # `LogitAdjustment` of both sides
+        preset:str=None # 'paper': the published settings, for runs of 10,000 steps and more
     ):
         _check_object(threshold, 'threshold', 'SelfAdaptiveThreshold')
         _check_object(align, 'align', 'DistributionAlignment')
@@ -150,8 +152,15 @@ class ConsistencyCallback(SSLCallback):
         check_weight(weight)
         check_positive(temperature, 'temperature')
         check_one_of(distance, consistency_distances, 'distance')
+        check_one_of(preset, (None,'paper'), 'preset')
         if teacher_decay!='auto': check_decay(teacher_decay, 'teacher_decay')
         store_attr()
+        if preset=='paper': self._as_published()
+    def _as_published(self):
+        self.forward = 'joint'
+        for name,value in self.paper.items(): setattr(self, name, value)
+        for part in self.parts:
+            if part.decay is None: part.decay = .999
 
     @property
     def has_teacher(self)->bool: return self.teacher_decay is not None

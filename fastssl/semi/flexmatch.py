@@ -14,6 +14,7 @@ from fastai.torch_core import Module, store_attr
 from fastcore.meta import delegates
 from ..checks import *
 from ..core import *
+from ..schedules import SchedRampUp
 from .consistency import Threshold
 from .fixmatch import FixMatchCallback
 from ..training.batch import SSLBatch
@@ -102,10 +103,12 @@ class DynamicThreshold(Threshold):
 @register_method('… with a threshold that adapts')
 class FlexMatchCallback(FixMatchCallback):
     "FixMatch with a threshold per class that follows how well the class is learned ([FlexMatch](https://arxiv.org/abs/2110.08263))"
+    paper = dict(weight=1.)
     @delegates(FixMatchCallback.__init__)
     def __init__(self,
         threshold:float=.95, # Threshold of a class that is fully learned, in (0, 1]
         warmup:bool=True, # Does the number of rows never selected take part when the learning status is normalized?
         mapping='convex', # 'linear', 'convex', 'concave', or an increasing function of the learning status
+        weight=SchedRampUp(0., 1.), # Loss weight: a number (the paper: 1), or a function of the share of training done
         **kwargs
-    ): super().__init__(DynamicThreshold(threshold, warmup, mapping), **kwargs)
+    ): super().__init__(DynamicThreshold(threshold, warmup, mapping), weight, **kwargs)

@@ -35,10 +35,11 @@ def tsa_loss(
 @register_method('confident predictions become labels')
 class UDACallback(ConsistencyCallback):
     "KL divergence of the strong view from confident, sharpened predictions on the weak view ([UDA](https://arxiv.org/abs/1904.12848))"
+    paper = dict(threshold=.8)
     mean_over_kept = True
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
-        threshold=.8, # Least confidence of a target, in (0, 1], or a `Threshold`
+        threshold='auto', # Least confidence of a target, in (0, 1] (the paper: .8); 'auto': the surest share of each class, which grows; or a `Threshold`
         weight=1., # Loss weight: a number, or a function of the share of training done
         temperature:float=.4, # Temperature of the target: below 1 sharpens
         student_temperature:float=1., # Divisor of the student's logits
