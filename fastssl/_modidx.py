@@ -1394,6 +1394,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'fastssl/semi/adaptive.py'),
                                        'fastssl.semi.adaptive.AdaMatchCallback.__init__': ( 'semi.adaptive.html#adamatchcallback.__init__',
                                                                                             'fastssl/semi/adaptive.py'),
+                                       'fastssl.semi.adaptive.AdaMatchCallback._as_published': ( 'semi.adaptive.html#adamatchcallback._as_published',
+                                                                                                 'fastssl/semi/adaptive.py'),
                                        'fastssl.semi.adaptive.DashCallback': ( 'semi.adaptive.html#dashcallback',
                                                                                'fastssl/semi/adaptive.py'),
                                        'fastssl.semi.adaptive.DashCallback.__init__': ( 'semi.adaptive.html#dashcallback.__init__',

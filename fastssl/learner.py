@@ -45,7 +45,7 @@ def ssl_learner(
     dls:DataLoaders, # Data, with a pool if a method needs one: see `add_unlabeled`
     arch, # timm name, torchvision or fastai function; or a whole `nn.Module`, whose last linear layer is the head (with `neck` or `head`: a body that returns features); or two of these, for a method that trains two networks
     cbs=None, # Methods, and any other callbacks
-    ema=None, # Decay of an `EMACallback` (.999 for runs of 10,000 steps and more, .98–.99 for a few hundred), or the callback itself; None: no average
+    ema=None, # True: an `EMACallback` whose decay fits the run; a decay; or the callback itself; None: no average
     pretrained:bool=True, # Start from the architecture's published weights? A module comes with the weights it has
     n_out:int=None, # Number of outputs; default: the number of classes of the data
     normalize:bool=True, # Add the normalization that the weights expect, if the data have none?
@@ -63,7 +63,7 @@ def ssl_learner(
     check_one_of(init_head, ('probe',None), 'init_head')
     cbs = L(c() if isinstance(c, type) else c for c in L(cbs))
     if sup_strong: cbs.append(SupStrongCallback(sup_strong))
-    if ema: cbs.append(ema if isinstance(ema, Callback) else EMACallback(ema))
+    if ema: cbs.append(ema if isinstance(ema, Callback) else EMACallback(None if ema is True else ema))
     if forward!='auto': cbs = L(SSLStep(forward))+cbs
     methods = cbs.filter(risinstance(SSLCallback))
     n_out = ifnone(n_out, get_c(dls))

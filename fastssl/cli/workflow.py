@@ -20,6 +20,7 @@ from ..data.images import OpenImageBlock, UnreadableImage, some_files, unreadabl
 from ..learner import ssl_learner
 from ..report.pseudo_labels import _untouched, plot_class_balance, plot_reliability
 from ..training.registry import ssl_methods
+from ..training.step import SSLStep, SupStrongCallback
 
 # %% ../../nbs/90_cli.workflow.ipynb #6affe7e7
 def _listed(folder, what):
@@ -163,7 +164,7 @@ def save_report(
 # %% ../../nbs/90_cli.workflow.ipynb #d33fe17b
 def _method(name, threshold):
     "A callback of the method `name`, with its own threshold by default"
-    methods = ssl_methods()
+    methods = {**ssl_methods(), 'supervised':SSLStep, 'both_views':SupStrongCallback}
     cls = methods[check_name(name, methods, 'method')]
     if threshold is None: return cls()
     if 'threshold' not in signature(cls).parameters:
@@ -180,7 +181,7 @@ def _outputs(out):
 def train_own(
     labeled=None, # Folder of labeled images, one folder per class
     unlabeled=None, # Folder of images without labels
-    method:str='fixmatch', # One of `ssl_methods`
+    method:str='fixmatch', # One of `ssl_methods`; 'supervised' and 'both_views' are the controls without the pool
     arch:str='resnet18', # A timm architecture
     epochs:int=10, # Passes over the unlabeled images
     lr:float=1e-3, # Highest learning rate of the one-cycle schedule

@@ -77,6 +77,7 @@ class UnlabeledDL(RowsDL):
     "The pool as a stream of full batches `(*inputs, index)`, reshuffled at each pass"
     pos,seed = 0,0          # batches taken so far; seed of the order
     n_steps = 1             # batches per epoch
+    steps_given = True      # did the user ask for that number?
     view_tfms = {}          # view → what it adds, for `ViewMaker`
     uid = None              # tells pools apart; a copy keeps it
     labels = items = labeled_rows = order_fn = None

@@ -171,6 +171,7 @@ def add_unlabeled(self:DataLoaders,
     bs = ifnone(bs, int(uratio*min(train.bs, train.n)))
     seed = ifnone(seed, int(torch.randint(2**31, (1,))))
     pool = UnlabeledDL.create(train, ds, tensors, bs, n_steps, seed)
+    pool.steps_given = n_steps is not None
     pool.items,pool.view_tfms = pool_items,views
     if labels is not None:
         labels = _labels_of_pool(labels, items, len(train_ds) if include_labeled else 0)

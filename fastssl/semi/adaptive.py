@@ -162,15 +162,19 @@ class SoftMatchCallback(FixMatchCallback):
 @register_method('… with a threshold that adapts')
 class AdaMatchCallback(FixMatchCallback):
     "FixMatch with threshold and alignment relative to predictions on labeled rows ([AdaMatch](https://arxiv.org/abs/2106.04732))"
-    paper = {}
+    paper = dict(weight=1.)
+    def _as_published(self):
+        super()._as_published()
+        self.threshold.threshold = .95
     @delegates(FixMatchCallback.__init__, but='align')
     def __init__(self,
-        threshold:float=.95, # Least confidence as a fraction of the mean confidence on labeled rows, in (0, 1]
+        threshold:float=.6, # Least confidence as a fraction of the mean confidence on labeled rows, in (0, 1] (the paper: .95)
         decay:float=None, # Decay of the alignment's running means; None: a tenth of the run is averaged
+        weight=SchedRampUp(0., 1.), # Loss weight: a number (the paper: 1), or a function of the share of training done
         **kwargs
     ):
         align = DistributionAlignment('predictions', decay)
-        super().__init__(RelativeThreshold(threshold), align=align, **kwargs)
+        super().__init__(RelativeThreshold(threshold), weight, align=align, **kwargs)
 
 @register_method('… with a threshold that adapts')
 class DashCallback(FixMatchCallback):

@@ -8,6 +8,7 @@ __all__ = ['ema_decay', 'copy_model', 'EMATeacher', 'in_fit', 'EMACallback']
 # %% ../../nbs/30_training.ema.ipynb #0a8f4952
 from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
+from ..schedules import averaging_decay
 from .callback import AttachedCallback
 from ..checks import check_one_of
 
@@ -129,13 +130,13 @@ class EMACallback(AttachedCallback):
     stepping = False
     _stateattrs = ('teacher','raw')
     def __init__(self,
-        decay:float=.999, # Averages about 1/(1−decay) steps: .999 for runs of 10,000 steps or more, .98–.99 for a few hundred
+        decay:float=None, # Averages about 1/(1−decay) steps; None: a tenth of the run (.999 for 10,000 steps and more)
         warmup:bool=True, # Let the decay grow towards `decay`?
         buffers:str='auto' # Running statistics: 'lerp', 'copy' or 'auto', as in `EMATeacher`
     ):
         store_attr()
         self._new_teacher(nn.Identity())                 # raises if an argument is invalid
-    def _new_teacher(self, model): return EMATeacher(model, self.decay, self.warmup, self.buffers)
+    def _new_teacher(self, model): return EMATeacher(model, ifnone(self.decay, .999), self.warmup, self.buffers)
 
     # ------ events
     @property
@@ -144,6 +145,11 @@ class EMACallback(AttachedCallback):
         if self.aside: return
         self.raw_in()
         if self.teacher is None or self.teacher.student is not self.model: self.teacher = self._new_teacher(self.model)
+        n_steps = self.n_epoch*len(self.dl)
+        if self.decay is None: self.teacher.set_alpha(averaging_decay(n_steps))
+        left = self.teacher.alpha**n_steps
+        if not self.warmup and left>.05 and self.epoch==0:
+            warn(f'EMACallback(decay={self.decay}, warmup=False): after the {n_steps} steps of this fit, {left:.0%} of the average is still the weights at its start. Use warmup=True, or decay=None for a decay that fits the run')
     def before_batch(self):
         if self.raw is not None and not self.aside: self.before_train()  # a step never starts from averaged weights
     def before_step(self): self.stepping = True       # not reached when an earlier callback cancels the step

@@ -27,6 +27,7 @@ class PoolReport(AttachedCallback):
     _stateattrs = ('predicted','labeled','agreed','surest')
     predicted = labeled = agreed = surest = None
     least_steps = 50                                # shorter fits are tries
+    few_steps = 200                                 # fewer seldom pay
     def __init__(self,
         auto:bool=False # Added by a method, and removed with the last one?
     ): self.auto,self.messages,self.on = auto,[],False
@@ -35,6 +36,10 @@ class PoolReport(AttachedCallback):
         self.on = in_fit(self.learn) and not hasattr(self.learn, 'lr_finder') and hasattr(self.learn, 'ssl_step')
         self.messages,self.n_seen = [],0
         self.predicted = self.labeled = self.agreed = self.surest = None
+        pool = self.dls.pool
+        total = self.n_epoch*pool.n_steps if pool else self.few_steps
+        if self.on and pool and not pool.steps_given and total<self.few_steps:
+            print(f'PoolReport: few steps: {pool.n_steps} steps per epoch, {total} in this fit. A pool pays after a few hundred: add_unlabeled(…, n_steps=50), or more epochs')
     def after_loss(self):
         "Sums over the last fifth of the fit, on the device"
         if not self.on or self.pct_train<.8: return
