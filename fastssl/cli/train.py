@@ -19,7 +19,7 @@ from ..semi.fixmatch import FixMatchCallback
 from ..training.step import SupStrongCallback, SSLStep
 
 # %% ../../nbs/91_cli.train.ipynb #362a8ee9
-demo_methods = dict(supervised=lambda: SSLStep(), both_views=lambda: SupStrongCallback(), FixMatch=lambda: FixMatchCallback(threshold=.8))
+demo_methods = dict(supervised=lambda: SSLStep(), both_views=lambda: SupStrongCallback(), FixMatch=lambda: FixMatchCallback())
 
 def digits_learner(
     method:str, # One of `demo_methods`
@@ -103,7 +103,7 @@ def fastssl_train(
     valid:str=None, # Folder of validation images, one folder per class; default: a share of the labeled images
     valid_pct:float=.2, # Share of each class held out for validation
     method:str='fixmatch', # Method; an unknown name lists the nearest ones
-    threshold:float=None, # Least confidence of a pseudo-label, in (0, 1]; default: the method's. Lower it in short runs, to .8
+    threshold:float=None, # Least confidence of a pseudo-label, in (0, 1]; default: the method's, which fits the length of the run
     arch:str='resnet18', # Architecture, by its timm name
     no_pretrained:bool=False, # Start from random weights, not from published ones
     size:int=224, # Side of the images in pixels
