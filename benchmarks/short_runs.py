@@ -2,11 +2,12 @@
 
 `python benchmarks/short_runs.py --splits 211,212,213` trains every row (four labels per class, no batch transforms, `fit_one_cycle(10, 1e-3)`, 450 held-out digits) and appends to `benchmarks/short_runs.csv`. Defaults were chosen on splits
 100 to 102. `--rows fixmatch,supervised` picks rows, `--summary` prints the table."""
-import argparse, csv, warnings
+import argparse, warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
 from fastai.vision.all import *
 from fastssl.all import *
+from rows import append
 
 file = Path(__file__).with_suffix('.csv')
 rows = dict(supervised=lambda: SSLStep(), both_views=SupStrongCallback, **{n:c for n,c in ssl_methods().items() if n not in ('mdd','mcd','afn','mutualmeanteaching')}, fixmatch_paper=lambda: FixMatchCallback(preset='paper'))
@@ -28,13 +29,7 @@ def run(row, split, steps):
     kept = learn.recorder.ssl.get('kept', [])
     late = kept[-max(1, len(kept)//5):]
     says = [m.split(':')[0] for m in learn.pool_report.messages] if hasattr(learn, 'pool_report') else []
-    line = dict(row=row, split=split, steps=steps, accuracy=round(100*float(learn.validate()[1]), 1), kept=round(sum(late)/len(late), 3) if late else '', says=' + '.join(says))
-    new = not file.exists()
-    with file.open('a', newline='') as f:
-        w = csv.DictWriter(f, list(line))
-        if new: w.writeheader()
-        w.writerow(line)
-    print(line, flush=True)
+    append(file, row=row, split=split, steps=steps, accuracy=round(100*float(learn.validate()[1]), 1), kept=round(sum(late)/len(late), 3) if late else '', says=' + '.join(says))
 
 if __name__=='__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -35,7 +35,9 @@ def collect_heads(
     heads,owner = {},{}
     for m in methods:
         for k,v in m.heads(nf, n_out).items():
-            if k in heads: raise ValueError(f"{owner[k]} and {type(m).__name__} both name a head '{k}': use one of them, or derive a class that names it otherwise")
+            if k in heads:
+                raise ValueError(f"{owner[k]} and {type(m).__name__} both name a head '{k}': use one of them, or derive a "
+                                 "class that names it otherwise")
             heads[k],owner[k] = v,type(m).__name__
     return heads
 
@@ -125,7 +127,8 @@ def _normalize(dls, stats):
     if any(isinstance(f, Normalize) for f in tfms): return
     if stats: _add_norm(dls, dict(stats=stats), True, n_channels(dls))
     elif any(isinstance(f, IntToFloatTensor) for f in tfms):
-        warn('the images are not normalized, and the model does not say what it expects: batch_tfms=Normalize.from_stats(means, stds) in the data, if its weights were trained on normalized images')
+        warn('the images are not normalized, and the model does not say what it expects: '
+             'batch_tfms=Normalize.from_stats(means, stds) in the data, if its weights were trained on normalized images')
 
 def _start_at_probe(learn, methods, n_out):
     "Start the linear head at a probe of the frozen body, if there is one and the labels are classes; keep the probe as `learn.probe`"
@@ -136,7 +139,8 @@ def _start_at_probe(learn, methods, n_out):
     if head is None or head.bias is None or fresh_neck or not classes: return
     learn.probe = fit_probe(learn)
     if not learn.probe.beats_chance:
-        print(f'The features of this body do not tell the classes apart ({learn.probe}): the head starts at random. Check the normalization, or take another body.')
+        print(f'The features of this body do not tell the classes apart ({learn.probe}): the head starts at random. Check the '
+              'normalization, or take another body.')
         return
     start_head(learn, learn.probe)
     for part in L(m.parts for m in methods).concat():

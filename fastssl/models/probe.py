@@ -58,7 +58,8 @@ class LinearProbe:
         labeled,self.y = labeled.float().cpu(),torch.as_tensor(y).long().cpu().flatten()
         pool = labeled[:0] if pool is None else pool.float().cpu()
         self.n_out = int(self.y.max())+1 if n_out is None else n_out
-        if not (labeled.isfinite().all() and pool.isfinite().all()): raise ValueError('some features are not finite: check the weights of the body and the normalization of the images')
+        if not (labeled.isfinite().all() and pool.isfinite().all()):
+            raise ValueError('some features are not finite: check the weights of the body and the normalization of the images')
         self._center(labeled, pool, n_components)
         xl,xu = self._project(labeled),self._project(pool)
         w = self._choose(xl, xu)
@@ -149,10 +150,11 @@ class LinearProbe:
         return layer
     @property
     def beats_chance(self)->bool:
-        "Are left-out labels found more often than by always naming the most frequent class? With one label per class: do views of an item agree more often than that?"
-        if self.left_out_accuracy is None: return self.expected_accuracy>self.chance+2*(self.chance*(1-self.chance)/max(len(self.pool_logits), 1))**.5
-        n = len(self.y)
-        return self.left_out_accuracy>self.chance+2*(self.chance*(1-self.chance)/n)**.5
+        "Is the accuracy two standard errors above always naming the most frequent class? On left-out labels; with one per class, as the agreement of views"
+        acc,n = self.left_out_accuracy,len(self.y)
+        if acc is None: acc,n = self.expected_accuracy,max(len(self.pool_logits), 1)
+        return acc>self.chance+2*(self.chance*(1-self.chance)/n)**.5
     def __repr__(self):
         left_out = 'not known' if self.left_out_accuracy is None else f'{self.left_out_accuracy:.2f}'
-        return f'LinearProbe({len(self.y)} labels of {self.n_out} classes, C={self.C:g}, T={self.T:.2g}, accuracy on left-out labels {left_out}, expected on the pool {self.expected_accuracy:.2f})'
+        return (f'LinearProbe({len(self.y)} labels of {self.n_out} classes, C={self.C:g}, T={self.T:.2g}, accuracy on left-out '
+                f'labels {left_out}, expected on the pool {self.expected_accuracy:.2f})')

@@ -105,7 +105,9 @@ def baselines(self:Learner,
 
 def _trained(learn, cb, n_epoch, lr):
     "Accuracy of a copy of the learner, trained with `cb` in place of its methods from the weights that it has now"
-    copy = Learner(learn.dls, deepcopy(unwrap(learn.model)), loss_func=learn.loss_func, opt_func=learn.opt_func, splitter=learn.splitter, metrics=accuracy, path=learn.path)
+    copy = Learner(
+        learn.dls, deepcopy(unwrap(learn.model)), loss_func=learn.loss_func, opt_func=learn.opt_func,
+        splitter=learn.splitter, metrics=accuracy, path=learn.path)
     copy.add_cbs([c for c in (deepcopy(c) for c in learn.cbs if not isinstance(c, SSLCallback)) if type(c).__name__ in ('SlowBody','FrozenNorm')])
     copy.add_cb(cb)
     with copy.no_bar(), copy.no_logging(): copy.fit_one_cycle(n_epoch, lr)

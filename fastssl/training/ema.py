@@ -149,7 +149,8 @@ class EMACallback(AttachedCallback):
         if self.decay is None: self.teacher.set_alpha(averaging_decay(n_steps))
         left = self.teacher.alpha**n_steps
         if not self.warmup and left>.05 and self.epoch==0:
-            warn(f'EMACallback(decay={self.decay}, warmup=False): after the {n_steps} steps of this fit, {left:.0%} of the average is still the weights at its start. Use warmup=True, or decay=None for a decay that fits the run')
+            warn(f'EMACallback(decay={self.decay}, warmup=False): after the {n_steps} steps of this fit, {left:.0%} of the '
+                 'average is still the weights at its start. Use warmup=True, or decay=None for a decay that fits the run')
     def before_batch(self):
         if self.raw is not None and not self.aside: self.before_train()  # a step never starts from averaged weights
     def before_step(self): self.stepping = True       # not reached when an earlier callback cancels the step

@@ -39,23 +39,28 @@ class PoolReport(AttachedCallback):
         pool = self.dls.pool
         total = self.n_epoch*pool.n_steps if pool else self.few_steps
         if self.on and pool and not pool.steps_given and total<self.few_steps:
-            print(f'PoolReport: few steps: {pool.n_steps} steps per epoch, {total} in this fit. A pool pays after a few hundred: add_unlabeled(…, n_steps=50), or more epochs')
+            print(f'PoolReport: few steps: {pool.n_steps} steps per epoch, {total} in this fit. A pool pays after a few '
+                  'hundred: add_unlabeled(…, n_steps=50), or more epochs')
+    @staticmethod
+    def _classes(y): return isinstance(y, Tensor) and not y.is_floating_point() and y.numel()==len(y)
     def after_loss(self):
         "Sums over the last fifth of the fit, on the device"
         if not self.on or self.pct_train<.8: return
         b = self.ssl_step.b
         logits = vars(b.u).get('weak')
-        if logits is None or logits.ndim!=2 or logits.shape[1]<2 or not isinstance(b.y, Tensor) or b.y.is_floating_point() or b.y.numel()!=len(b.y): return
+        if logits is None or logits.ndim!=2 or logits.shape[1]<2 or not self._classes(b.y): return
         with torch.no_grad():
-            n_out,conf_label = logits.shape[1],logits.softmax(1).max(1)
-            shares = class_share(conf_label[1], n_out),class_share(b.labels.clamp(0, n_out-1), n_out)
+            n_out = logits.shape[1]
+            conf,label = logits.softmax(1).max(1)
             strong = vars(b.u).get('strong')
-            agreed = logits.new_tensor(float('nan')) if strong is None else (strong.argmax(1)==conf_label[1]).float().mean()
-            if self.predicted is None: self.predicted,self.labeled,self.agreed,self.surest = *shares,agreed,conf_label[0].max()
-            else:
-                self.predicted,self.labeled,self.agreed = self.predicted+shares[0],self.labeled+shares[1],self.agreed+agreed
-                self.surest = torch.maximum(self.surest, conf_label[0].max())
+            agreed = torch.full_like(conf[0], torch.nan) if strong is None else (strong.argmax(1)==label).float().mean()
             self.n_seen += 1
+            self.predicted = self._sum(self.predicted, class_share(label, n_out))
+            self.labeled = self._sum(self.labeled, class_share(b.labels.clamp(0, n_out-1), n_out))
+            self.agreed = self._sum(self.agreed, agreed)
+            self.surest = conf.max() if self.surest is None else torch.maximum(self.surest, conf.max())
+    @staticmethod
+    def _sum(total, now): return now if total is None else total+now
 
     # ------ the end of a fit
     def after_fit(self):
@@ -76,21 +81,28 @@ class PoolReport(AttachedCallback):
         if kept is None: return
         off = getattr(threshold, 'expected_accuracy', None)
         if off is not None and threshold.gated:
-            return f"pool switched off: the probe of the frozen body expects {percent(off)} of pseudo-labels to be right, and below {percent(threshold.gate)} they do harm. More labels per class or another body would help; threshold=.95 uses the pool all the same"
+            return (f"pool switched off: the probe of the frozen body expects {percent(off)} of pseudo-labels to be right, and "
+                    f"below {percent(threshold.gate)} they do harm. More labels per class or another body would help; "
+                    "threshold=.95 uses the pool all the same")
         if kept<.05:
             what = f', the threshold is {threshold}' if isinstance(threshold, (int,float)) else ''
             sure = '' if self.surest is None else f'; the highest confidence was {float(self.surest):.2f}{what}'
-            return f"pool unused: {percent(kept)} of its rows were kept in the last fifth of the fit{sure}. Use threshold='auto', a lower threshold, or train longer"
+            return (f"pool unused: {percent(kept)} of its rows were kept in the last fifth of the fit{sure}. Use "
+                    "threshold='auto', a lower threshold, or train longer")
         n_out = None if self.predicted is None else len(self.predicted)
         if kept>.99 and n_out:
             agreed = float(self.agreed)/self.n_seen
             if sup>.5*math.log(n_out) or agreed<.6:
-                return f"pool taken whole: {percent(kept)} of its rows were kept although the supervised loss is {sup:.2f} and weak and strong view agree on {percent(agreed)} of them. Use threshold='auto' or a higher threshold"
+                return (f"pool taken whole: {percent(kept)} of its rows were kept although the supervised loss is {sup:.2f} "
+                        f"and weak and strong view agree on {percent(agreed)} of them. Use threshold='auto' or a higher "
+                        "threshold")
     def _few_classes(self):
         if self.predicted is None: return
         n,n_labels = effective_number(self.predicted),effective_number(self.labeled)
         if n<.5*n_labels:
-            return f'few classes: the predictions on the pool are spread over {n:.1f} classes, the labels over {n_labels:.1f}. Add align=DistributionAlignment(), lower the learning rate, or check whether the pool has all classes'
+            return (f'few classes: the predictions on the pool are spread over {n:.1f} classes, the labels over '
+                    f'{n_labels:.1f}. Add align=DistributionAlignment(), lower the learning rate, or check whether the pool '
+                    'has all classes')
     def _memorized(self):
         kept,sup = self._late('kept'),self._late('sup_loss')
         if kept is not None and kept<.05 and sup is not None and sup<.02:
@@ -106,7 +118,11 @@ class PoolReport(AttachedCallback):
         if probe is None or acc is None or not probe.n_valid: return
         error = (probe.valid_accuracy*(1-probe.valid_accuracy)/probe.n_valid)**.5
         if acc<probe.valid_accuracy-error:
-            return f'below the probe: this fit ends at {percent(acc)} on the validation set, and the regression on frozen features that it started from was at {percent(probe.valid_accuracy)}. Lower the learning rate or train for fewer epochs; learn.baselines() shows what labels alone can do'
+            return (f'below the probe: this fit ends at {percent(acc)} on the validation set, and the regression on frozen '
+                    f'features that it started from was at {percent(probe.valid_accuracy)}. Lower the learning rate or train '
+                    'for fewer epochs; learn.baselines() shows what labels alone can do')
     def _small_validation(self):
         n = len(self.dls.valid_ds) if len(self.dls.loaders)>1 else 0
-        if 0<n<50: return f'small validation set: one of its {n} items is {100/n:.1f} points of accuracy, the standard error about {100*(.25/n)**.5:.0f} points. Differences below that say nothing'
+        if 0<n<50:
+            return (f'small validation set: one of its {n} items is {100/n:.1f} points of accuracy, the standard error about '
+                    f'{100*(.25/n)**.5:.0f} points. Differences below that say nothing')

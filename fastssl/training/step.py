@@ -160,7 +160,8 @@ class SSLCallback(AttachedCallback):
         self.prepare()
         mine = self._tensors()
         if set(state)!=set(mine):
-            raise ValueError(f"the state has {sorted(state)}, but {type(self).__name__} has {sorted(mine)}: it belongs to another method, or to other arguments")
+            raise ValueError(f"the state has {sorted(state)}, but {type(self).__name__} has {sorted(mine)}: it belongs to "
+                             "another method, or to other arguments")
         for k,v in state.items():
             if isinstance(mine[k], nn.Module): mine[k].load_state_dict(v)
             else: setattr(self, k, v.to(mine[k].device).clone())
@@ -243,16 +244,20 @@ class SSLStep(AttachedCallback):
         replacing = first(ms, lambda m: m.sup_loss is not None)
         mixing = first(self.learn._grab_cbs(MixHandler))
         if replacing and mixing:
-            raise ValueError(f'{type(mixing).__name__} mixes labels through the loss function, which {type(replacing).__name__} replaces: use one of them')
+            raise ValueError(f'{type(mixing).__name__} mixes labels through the loss function, which '
+                             f'{type(replacing).__name__} replaces: use one of them')
         several = first(ms, lambda m: m.steps is not None)
         if several and self.learn._grab_cbs(GradientAccumulation):
-            raise ValueError(f'{type(several).__name__} makes several optimizer steps per batch, which cannot be accumulated over batches: remove GradientAccumulation')
+            raise ValueError(f'{type(several).__name__} makes several optimizer steps per batch, which cannot be accumulated '
+                             'over batches: remove GradientAccumulation')
         through = first(ms, lambda m: m.through_weak)
         if through and self.mode=='no_grad':
-            raise ValueError(f"{type(through).__name__} trains through the weak view of the pool, which has no gradient with forward='no_grad': use 'joint' or 'separate'")
+            raise ValueError(f"{type(through).__name__} trains through the weak view of the pool, which has no gradient with "
+                             "forward='no_grad': use 'joint' or 'separate'")
         net,pair = unwrap(self.model),first(ms, lambda m: m.networks==2)
         if pair and not isinstance(net, TwoNetworks):
-            raise ValueError(f'{type(pair).__name__} trains two networks, but the model is a {type(net).__name__}: let ssl_learner build it, or use TwoNetworks(net, other_net)')
+            raise ValueError(f'{type(pair).__name__} trains two networks, but the model is a {type(net).__name__}: let '
+                             'ssl_learner build it, or use TwoNetworks(net, other_net)')
         self.checked = True
     def _check_labels(self, y):
         for m in self.ms:
@@ -260,7 +265,8 @@ class SSLStep(AttachedCallback):
             one_class = isinstance(y, Tensor) and y.numel()==len(y) and not y.is_floating_point()
             if one_class and m.n_out>1: continue
             got = f'of shape {tuple(y.shape)} and type {y.dtype}' if isinstance(y, Tensor) else f'a {type(y).__name__}'
-            raise ValueError(f'{type(m).__name__} needs one class per row as label, and more than one class, but the labels are {got} and there are {m.n_out} outputs: it does not apply to these data')
+            raise ValueError(f'{type(m).__name__} needs one class per row as label, and more than one class, but the labels '
+                             f'are {got} and there are {m.n_out} outputs: it does not apply to these data')
         self.labels_checked = True
 
     # ------ before an epoch
@@ -331,7 +337,8 @@ class SSLStep(AttachedCallback):
         if self.mode=='separate': return [[row] for row in rows]
         if len(shapes)==1: return [rows]
         if self.mode=='joint' and any(len(x)==3 for xs in shapes for x in xs):
-            raise ValueError(f"images of one step differ in shape: {sorted(tuple(map(tuple, xs)) for xs in shapes)}; add item_tfms=Resize(…), or use SSLStep('separate')")
+            raise ValueError(f"images of one step differ in shape: {sorted(tuple(map(tuple, xs)) for xs in shapes)}; add "
+                             "item_tfms=Resize(…), or use SSLStep('separate')")
         return [[row] for row in rows]                      # padded texts differ in length
 
     def after_pred(self):
@@ -409,7 +416,8 @@ class SSLStep(AttachedCallback):
     def _extra_loss(self, m, loss):
         with torch.autocast(self.pred.device.type, enabled=False): loss = loss()
         _check_number(loss, f'a loss of {type(m).__name__}.steps')
-        if not getattr(loss, 'requires_grad', False): raise ValueError(f'a loss of {type(m).__name__}.steps does not depend on the parameters of its step')
+        if not getattr(loss, 'requires_grad', False):
+            raise ValueError(f'a loss of {type(m).__name__}.steps does not depend on the parameters of its step')
         return loss
 
     # ------ after an epoch, after a fit
