@@ -1224,6 +1224,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'fastssl/models/probe.py'),
                                       'fastssl.models.probe.LinearProbe.beats_chance': ( 'models.probe.html#linearprobe.beats_chance',
                                                                                          'fastssl/models/probe.py'),
+                                      'fastssl.models.probe.LinearProbe.cautious_accuracy': ( 'models.probe.html#linearprobe.cautious_accuracy',
+                                                                                              'fastssl/models/probe.py'),
                                       'fastssl.models.probe.LinearProbe.linear': ( 'models.probe.html#linearprobe.linear',
                                                                                    'fastssl/models/probe.py'),
                                       'fastssl.models.probe.LinearProbe.logits': ( 'models.probe.html#linearprobe.logits',

@@ -138,13 +138,13 @@ def _start_at_probe(learn, methods, n_out):
     classes = isinstance(y, Tensor) and y.numel()==1 and not y.is_floating_point()
     if head is None or head.bias is None or fresh_neck or not classes: return
     learn.probe = fit_probe(learn)
+    for part in L(m.parts for m in methods).concat():
+        if hasattr(part, 'expected_accuracy'): part.expected_accuracy = learn.probe.cautious_accuracy
     if not learn.probe.beats_chance:
         print(f'The features of this body do not tell the classes apart ({learn.probe}): the head starts at random. Check the '
               'normalization, or take another body.')
         return
     start_head(learn, learn.probe)
-    for part in L(m.parts for m in methods).concat():
-        if hasattr(part, 'expected_accuracy'): part.expected_accuracy = learn.probe.expected_accuracy
 
 def _second(arch):
     "An architecture once more; of a module, a copy with new weights in its last linear layer, if it has one"

@@ -149,11 +149,16 @@ class LinearProbe:
             layer.bias.copy_(self.w[-1]-self.mean@a)
         return layer
     @property
+    def cautious_accuracy(self)->float:
+        "The lower of `expected_accuracy` and the accuracy on left-out labels, both of which are noisy with few labels"
+        known = self.left_out_accuracy
+        return self.expected_accuracy if known is None else min(self.expected_accuracy, known)
+    @property
     def beats_chance(self)->bool:
-        "Is the accuracy two standard errors above always naming the most frequent class? On left-out labels; with one per class, as the agreement of views"
+        "Is the accuracy a standard error above always naming the most frequent class? On left-out labels; with one per class, as the agreement of views"
         acc,n = self.left_out_accuracy,len(self.y)
         if acc is None: acc,n = self.expected_accuracy,max(len(self.pool_logits), 1)
-        return acc>self.chance+2*(self.chance*(1-self.chance)/n)**.5
+        return acc>self.chance+(self.chance*(1-self.chance)/n)**.5
     def __repr__(self):
         left_out = 'not known' if self.left_out_accuracy is None else f'{self.left_out_accuracy:.2f}'
         return (f'LinearProbe({len(self.y)} labels of {self.n_out} classes, C={self.C:g}, T={self.T:.2g}, accuracy on left-out '
