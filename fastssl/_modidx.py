@@ -887,6 +887,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'fastssl.learner._split_two.__call__': ('learner.html#_split_two.__call__', 'fastssl/learner.py'),
                                  'fastssl.learner._split_two.__init__': ('learner.html#_split_two.__init__', 'fastssl/learner.py'),
                                  'fastssl.learner._start_at_probe': ('learner.html#_start_at_probe', 'fastssl/learner.py'),
+                                 'fastssl.learner._trusted': ('learner.html#_trusted', 'fastssl/learner.py'),
                                  'fastssl.learner._wanted': ('learner.html#_wanted', 'fastssl/learner.py'),
                                  'fastssl.learner.collect_heads': ('learner.html#collect_heads', 'fastssl/learner.py'),
                                  'fastssl.learner.module_stats': ('learner.html#module_stats', 'fastssl/learner.py'),

@@ -130,6 +130,10 @@ def _normalize(dls, stats):
         warn('the images are not normalized, and the model does not say what it expects: '
              'batch_tfms=Normalize.from_stats(means, stds) in the data, if its weights were trained on normalized images')
 
+def _trusted(probe, gate):
+    "The accuracy that a threshold reckons with: the expected one, unless left-out labels put it below `gate`"
+    return probe.expected_accuracy if probe.cautious_accuracy>=gate else probe.cautious_accuracy
+
 def _start_at_probe(learn, methods, n_out):
     "Start the linear head at a probe of the frozen body, if there is one and the labels are classes; keep the probe as `learn.probe`"
     net = learn.model
@@ -139,7 +143,7 @@ def _start_at_probe(learn, methods, n_out):
     if head is None or head.bias is None or fresh_neck or not classes: return
     learn.probe = fit_probe(learn)
     for part in L(m.parts for m in methods).concat():
-        if hasattr(part, 'expected_accuracy'): part.expected_accuracy = learn.probe.cautious_accuracy
+        if hasattr(part, 'expected_accuracy'): part.expected_accuracy = _trusted(learn.probe, part.gate)
     if not learn.probe.beats_chance:
         print(f'The features of this body do not tell the classes apart ({learn.probe}): the head starts at random. Check the '
               'normalization, or take another body.')
