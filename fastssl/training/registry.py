@@ -24,10 +24,11 @@ def register_method(
     "Add a method to `registered_methods`, under its class name in lower case without 'Callback'"
     def _register(cls):
         name = cls.__name__.removesuffix('Callback').lower()
-        if name in registered_methods:
-            modules = {cls.__module__, registered_methods[name].cls.__module__}
-            if len(modules-{'__main__'})>1:             # a notebook may redefine a method
-                raise ValueError(f"the method '{name}' is in {' and in '.join(sorted(modules))}: give one of the classes another name")
+        known = registered_methods.get(name)
+        if known and known.cls.__module__!='__main__':
+            if cls.__module__=='__main__': return cls          # a notebook that defines a method anew does not replace the package's
+            if cls.__module__!=known.cls.__module__:
+                raise ValueError(f"the method '{name}' is in {known.cls.__module__} and in {cls.__module__}: give one of the classes another name")
         registered_methods[name] = RegisteredMethod(cls, family, targets)
         return cls
     return _register
