@@ -26,7 +26,7 @@ class PoolReport(AttachedCallback):
     order,run_valid = 59,False                      # after the methods, the optimizer's callbacks and Recorder
     _stateattrs = ('predicted','labeled','agreed','surest')
     predicted = labeled = agreed = surest = None
-    least_steps = 50                                # shorter fits are tries
+    least_steps = 30                                # shorter fits are tries
     few_steps = 200                                 # fewer seldom pay
     def __init__(self,
         auto:bool=False # Added by a method, and removed with the last one?
