@@ -41,6 +41,13 @@ def propagate_labels(
     return p/p.sum(1, keepdim=True)
 
 # %% ../../nbs/13_models.probe.ipynb #dee134ef
+def _kappa(a, b, n):
+    "Agreement of two classifications beyond chance (Cohen's kappa): 1 if equal, 0 if independent"
+    same = float((a==b).float().mean())
+    share_a,share_b = (o.bincount(minlength=n)/len(o) for o in (a, b))
+    by_chance = float(share_a@share_b)
+    return 1. if by_chance==1 else (same-by_chance)/(1-by_chance)
+
 class LinearProbe:
     "Logistic regression on frozen features, calibrated by leaving labels out"
     C_grid = 1.,10.,100.
@@ -62,13 +69,14 @@ class LinearProbe:
             raise ValueError('some features are not finite: check the weights of the body and the normalization of the images')
         self._center(labeled, pool, n_components)
         xl,xu = self._project(labeled),self._project(pool)
+        self.propagated = propagate_labels(xl.mean(1), self.y, xu.mean(1), self.n_out, k, alpha) if propagate and len(xu)>k else None
         w = self._choose(xl, xu)
         self.chance = float(self.y.bincount(minlength=self.n_out).max())/len(self.y)
         logits = self._scores(w, xu[:,0])/self.T if len(xu) else self._scores(w, xl[:,0])/self.T
         self.expected_accuracy = float(logits.softmax(1).max(1)[0].mean())
-        self.propagated = None
-        if propagate and len(xu)>k:
-            self.propagated = propagate_labels(xl.mean(1), self.y, xu.mean(1), self.n_out, k, alpha)
+        self.agreement = None
+        if self.propagated is not None:
+            self.agreement = _kappa(logits.argmax(1), self.propagated.argmax(1), self.n_out)
             w = self._mean_with_propagation(w, xl, xu)
         self.w = w/self.T
         self.pool_logits = self._scores(self.w, xu[:,0])
@@ -118,12 +126,14 @@ class LinearProbe:
                 if loss<best: best,self.C,self.T,self.left_out_accuracy = loss,C,float(T),float((z.argmax(1)==self.y).float().mean())
         return self._fit(xl, self.y, self.C)
     def _choose_by_agreement(self, xl, xu):
-        "With one label per class nothing can be left out: T makes the mean confidence equal the agreement of views"
+        "With one label per class nothing can be left out: T makes the mean confidence equal the agreement with propagation, or that of views"
         self.C,self.left_out_accuracy = 10.,None
         w = self._fit(xl, self.y, self.C)
         x = xu if len(xu) else xl
         z = self._scores(w, x)
-        same = (z[:,1:].argmax(2)==z[:,:1].argmax(2)).float().mean() if x.shape[1]>1 else torch.tensor(1.)
+        if self.propagated is not None: same = (z[:,0].argmax(1)==self.propagated.argmax(1)).float().mean()
+        elif x.shape[1]>1: same = (z[:,1:].argmax(2)==z[:,:1].argmax(2)).float().mean()
+        else: same = torch.tensor(1.)
         confidence = lambda T: (z[:,0]/T).softmax(1).max(1)[0].mean()
         self.T = float(min(self.T_grid, key=lambda T: abs(confidence(T)-same)))
         return w
@@ -149,11 +159,6 @@ class LinearProbe:
             layer.bias.copy_(self.w[-1]-self.mean@a)
         return layer
     @property
-    def cautious_accuracy(self)->float:
-        "The lower of `expected_accuracy` and the accuracy on left-out labels, both of which are noisy with few labels"
-        known = self.left_out_accuracy
-        return self.expected_accuracy if known is None else min(self.expected_accuracy, known)
-    @property
     def beats_chance(self)->bool:
         "Is the accuracy a standard error above always naming the most frequent class? On left-out labels; with one per class, as the agreement of views"
         acc,n = self.left_out_accuracy,len(self.y)
@@ -161,5 +166,6 @@ class LinearProbe:
         return acc>self.chance+(self.chance*(1-self.chance)/n)**.5
     def __repr__(self):
         left_out = 'not known' if self.left_out_accuracy is None else f'{self.left_out_accuracy:.2f}'
+        agreement = '' if self.agreement is None else f', agreement with propagation {self.agreement:.2f}'
         return (f'LinearProbe({len(self.y)} labels of {self.n_out} classes, C={self.C:g}, T={self.T:.2g}, accuracy on left-out '
-                f'labels {left_out}, expected on the pool {self.expected_accuracy:.2f})')
+                f'labels {left_out}, expected on the pool {self.expected_accuracy:.2f}{agreement})')

@@ -86,7 +86,6 @@ class Threshold(Part):
 class ShareThreshold(Threshold):
     "Keep the surest share of the rows of each predicted class; the share grows over training"
     n_last = 1024                       # predictions to rank a row among
-    gate = .6                           # a pool whose pseudo-labels are right less often than this does harm
     expected_accuracy = None            # of pseudo-labels at the start, if `ssl_learner` knows it from a probe
     def __init__(self,
         start:float=.3, # Share at the start of training, in [0, 1]
@@ -98,13 +97,10 @@ class ShareThreshold(Threshold):
     def setup(self, n_out, n_pool):
         self.register_buffer('confidence', torch.zeros(self.n_last))
         self.register_buffer('label', torch.full((self.n_last,), -1))
-    @property
-    def gated(self)->bool: return self.expected_accuracy is not None and self.expected_accuracy<self.gate
     def share_at(self,
         pct:float # Share of training done
     )->float:
         "Share to keep"
-        if self.gated: return 0.
         end = self.end if self.expected_accuracy is None else min(self.end, self.expected_accuracy)
         return min(self.start, end)+(end-min(self.start, end))*pct
     @torch.no_grad()
@@ -162,6 +158,8 @@ class ConsistencyCallback(SSLCallback):
         for part in self.parts:
             if part.decay is None: part.decay = .999
 
+    @property
+    def trusts_pool(self)->bool: return self.preset is None and not isinstance(self.threshold, (int,float))     # what you set is done
     @property
     def has_teacher(self)->bool: return self.teacher_decay is not None
     @property

@@ -32,7 +32,8 @@ def mix_rows(
 @register_method('two predictions agree')
 class MixMatchCallback(SSLCallback):
     "MixUp of labeled rows and guessed labels ([MixMatch](https://arxiv.org/abs/1905.02249)). Replaces the loss with cross-entropy"
-    views,classes = ('weak','weak2'),True
+    views = 'weak','weak2'
+    classes = trusts_pool = True
     replaces = 'l.weak','u.weak','u.weak2'
     logs = 'pseudo_acc',
     def __init__(self,

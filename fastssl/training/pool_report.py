@@ -41,6 +41,11 @@ class PoolReport(AttachedCallback):
         if self.on and pool and not pool.steps_given and total<self.few_steps:
             print(f'PoolReport: few steps: {pool.n_steps} steps per epoch, {total} in this fit. A pool pays after a few '
                   'hundred: add_unlabeled(…, n_steps=50), or more epochs')
+        if self.on and (gated:=self.ssl_step.gated):
+            names = ', '.join(type(m).__name__ for m in gated)
+            print(f'PoolReport: pool switched off: on the frozen features, a regression and label propagation agree too little on the pool '
+                  f'(kappa {self.learn.probe.agreement:.2f}, less than {self.ssl_step.gate:g}), so that most pseudo-labels would be wrong: '
+                  f'{names} sits out. More labels per class or another body would help; ssl_learner(…, gate=0) uses the pool all the same')
     @staticmethod
     def _classes(y): return isinstance(y, Tensor) and not y.is_floating_point() and y.numel()==len(y)
     def after_loss(self):
@@ -79,11 +84,6 @@ class PoolReport(AttachedCallback):
     def _pool(self):
         kept,sup,threshold = self._late('kept'),self._late('sup_loss'),self._threshold()
         if kept is None: return
-        off = getattr(threshold, 'expected_accuracy', None)
-        if off is not None and threshold.gated:
-            return (f"pool switched off: the probe of the frozen body expects {percent(off)} of pseudo-labels to be right, and "
-                    f"below {percent(threshold.gate)} they do harm. More labels per class or another body would help; "
-                    "threshold=.95 uses the pool all the same")
         if kept<.05:
             what = f', the threshold is {threshold}' if isinstance(threshold, (int,float)) else ''
             sure = '' if self.surest is None else f'; the highest confidence was {float(self.surest):.2f}{what}'

@@ -11,7 +11,7 @@ from inspect import signature
 from types import FunctionType
 from fastai.vision.all import *
 from fastai.callback.mixup import MixHandler
-from ..checks import check_one_of
+from ..checks import check_one_of, check_share
 from ..data.loaders import EpochDL
 from ..data.views import ViewMaker
 from ..models.multihead import TwoNetworks
@@ -60,6 +60,7 @@ class SSLCallback(AttachedCallback):
     hooked_outputs = {}     # outputs of inner modules: name → path in the model; read as `b.<name>`, by side and view
     through_weak = False    # does it train through the pool's weak view? Then `forward='no_grad'` raises
     forward = None          # how its rows go through the model when `SSLStep` decides: 'joint', 'separate' or None (as batch norms need it)
+    trusts_pool = False     # does it train on predictions for the pool, which do harm if most of them are wrong?
     networks = 1            # 2: the method trains two networks, and the model is a `TwoNetworks`
     replaces = ()           # rows that `before_forward` replaces, as 'u.weak' or 'l.weak': no other method may read them
     classes = False         # must labels be classes, one per row?
@@ -204,14 +205,22 @@ class SSLStep(AttachedCallback):
     pct,mode,n_steps = 0.,'joint',1
     def __init__(self,
         forward:str='auto', # How the rows go through the model: 'joint', 'separate' or 'no_grad'; 'auto' takes 'separate' if batch norms train on views of several kinds, else 'joint'
+        gate:float=.65, # Least `agreement` of `learn.probe` with label propagation for methods to trust predictions for the pool; 0: always
         auto:bool=False # Added by a method, and removed with the last one?
     ):
         check_one_of(forward, ('auto','joint','no_grad','separate'), 'forward')
+        check_share(gate, 'gate', zero=True)
         store_attr()
         self.history,self.pending = {},{}
 
     @property
     def methods(self)->L: return self.learn._grab_cbs(SSLCallback)
+    @property
+    def gated(self)->L: # Methods
+        "Methods that sit out, because a probe of the frozen body says that too many predictions for the pool would be wrong"
+        agreement = getattr(vars(self.learn).get('probe'), 'agreement', None)
+        if agreement is None or agreement>=self.gate: return L()
+        return self.methods.filter(lambda m: m.trusts_pool)
     @property
     def b(self)->SSLBatch: return self.epoch_dl.b       # freed with the epoch's loop, however that ends
     def amp(self):
@@ -271,7 +280,8 @@ class SSLStep(AttachedCallback):
 
     # ------ before an epoch
     def before_train(self):
-        self.ms,pool = self.methods,self.dls.pool
+        gated,pool = self.gated,self.dls.pool
+        self.ms = self.methods.filter(lambda m: m not in gated)
         self.outputs = getattr(unwrap(self.model), 'out_names', ('logits',))
         self.hooked_outputs = merge(*(m.hooked_outputs for m in self.ms))
         self.rows = self._rows(*(m.reads(extra=False) for m in self.ms))
@@ -286,7 +296,7 @@ class SSLStep(AttachedCallback):
         for m in self.ms: m.prepare()
         self._train_extra([p for m in self.ms for p in m.trained()])
         self.epoch_dl.on_end = partial(self._after_epoch_loop, self.ms)
-        if hasattr(self.learn, 'lr_finder') and self.saved is None: self.saved = [m.state_dict() for m in self.ms],pool and pool.pos
+        if hasattr(self.learn, 'lr_finder') and self.saved is None: self.saved = [(m, m.state_dict()) for m in self.ms],pool and pool.pos
     def _mode(self):
         "How the rows go through the model in this epoch"
         if self.forward!='auto': return self.forward
@@ -435,7 +445,7 @@ class SSLStep(AttachedCallback):
         "Undo what `lr_find` did to methods and pool"
         if self.saved is None: return
         states,pos = self.saved
-        for m,state in zip(self.methods, states): m.load_state_dict(state)
+        for m,state in states: m.load_state_dict(state)
         if pos is not None: self.dls.pool.pos = pos
         self.saved = None
 
