@@ -28,6 +28,8 @@ def _name(item):
     a = np.asarray(item)
     return str(item).encode() if a.dtype==object else a.tobytes()
 
+_no_head = 'the model has no linear layer that could be the head: its features are not known'
+
 def _items_digest(dls):
     "Labeled items, pool and validation set in one short string"
     h = blake2b(digest_size=8)
@@ -81,7 +83,7 @@ def cache_features(
     check_count(n_views, 'n_views', none=False)
     check_count(chunk, 'chunk', none=False)
     dls = learn.dls
-    if last_linear(learn.model) is None: raise ValueError('the model has no linear layer that could be the head: its features are not known')
+    if last_linear(learn.model) is None: raise ValueError(_no_head)
     about = dict(format='fastssl.features', version=1, n_views=n_views, chunk=chunk, seed=seed, n_pool=dls.pool.n if dls.pool else 0,
                  items=_items_digest(dls), body=_body_digest(learn.model), transforms=_transforms(dls))
     files = _Files(path, about)
@@ -150,13 +152,14 @@ def ssl_head_learner(
     "A `Learner` of the head alone, on cached features of the frozen body"
     if not dls.pool: raise ValueError('ssl_head_learner: these data have no pool: dls.add_unlabeled(items)')
     whole = ssl_learner(dls, arch, pretrained=pretrained, init_head=None)
+    if last_linear(whole.model) is None: raise ValueError(_no_head)
     f = cache_features(whole, path, n_views, seed=seed) if features is None else features
     some = np.sort(np.random.default_rng(seed).permutation(len(f.pool))[:5000])
     whole.probe = probe = fit_probe(whole, f._replace(pool=f.pool[some], rows=some.tolist()))
     if probe.beats_chance: start_head(whole, probe)
     tfm = FeatureView(probe.mean, probe.scale)
     layer = _on_centered(last_linear(whole.model), tfm)
-    kwargs = merge(dict(lr=.2*float(layer.weight.std()), wd=0., loss_func=whole.loss_func), kwargs)
+    kwargs = merge(dict(lr=.05*float(layer.weight.std()), wd=0., loss_func=whole.loss_func), kwargs)
     learn = ssl_learner(_feature_dls(whole, f, tfm, bs, uratio, n_steps, seed), layer, cbs=ifnone(cbs, FreeMatchCallback()), **kwargs)
     keep_probe(learn, probe)
     learn.whole,learn.feature_view = whole,tfm
