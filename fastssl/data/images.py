@@ -22,7 +22,7 @@ def _opened(fn):
     limit = Image.MAX_IMAGE_PIXELS
     more = f'more than the limit of {limit} pixels; PIL.Image.MAX_IMAGE_PIXELS = … (--max-pixels …) raises it'
     try: im = Image.open(fn)
-    except Image.DecompressionBombError: raise ValueError(f'it has {more}') from None
+    except Image.DecompressionBombError as e: raise ValueError(f"it has {first(re.findall(r'[0-9]+', str(e)))} pixels, {more}") from None
     with im:
         if limit and im.width*im.height>limit: raise ValueError(f'it has {im.width} × {im.height} pixels, {more}')
         yield im

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_items', 'items_dataset', 'in_vocab', 'check_classes']
 
-# %% ../../nbs/21_data.items.ipynb #8b836394
+# %% ../../nbs/21_data.items.ipynb #33e5b5b5
 from collections.abc import Mapping
 import pandas as pd
 from fastai.vision.all import *
@@ -14,7 +14,7 @@ from .images import some_files
 from .splits import rows_of
 from .tables import label_coder
 
-# %% ../../nbs/21_data.items.ipynb #bc3463bf
+# %% ../../nbs/21_data.items.ipynb #fa03e57a
 def _kind_of(items):
     if isinstance(items, pd.DataFrame): return 'rows of a table'
     if not len(items): return 'missing'
@@ -64,7 +64,7 @@ def items_dataset(
     for tl in getattr(ds, 'tls', [ds]): tl.split_idx = tl.tfms.split_idx = 0
     return ds
 
-# %% ../../nbs/21_data.items.ipynb #ee5e8a4f
+# %% ../../nbs/21_data.items.ipynb #800c58f3
 def in_vocab(
     labels, # Labels, none missing
     vocab=None # Names of the classes; None: all labels are classes
@@ -84,6 +84,10 @@ def _labels_and_categorize(tl):
     read = Pipeline(tl.tfms.fs[:k])
     return (read(o) for o in rows_of(tl.items)),tl.tfms.fs[k]
 
+def _name_of(item):
+    "A path, the index of a row, or the value of a small item"
+    return item.name if isinstance(item, pd.Series) else str(item)[:200]
+
 def check_classes(
     dls:DataLoaders # Any
 ):
@@ -98,6 +102,6 @@ def check_classes(
             for o in label if type(categorize) is MultiCategorize and is_listy(label) else [label]:
                 if o not in known: unknown.setdefault(str(o), item)
         if unknown:
-            classes = sorted(unknown)[:10]
+            classes,names = sorted(unknown)[:10],L(_name_of(o) for o in unknown.values())
             raise ValueError(f'the {which} items have labels {classes} that are no classes of the training set, which are {list(categorize.vocab)[:20]}: '
-                             f'label training items of them, or drop theirs ({some_files(L(o for o in unknown.values() if isinstance(o, (str,Path))))})')
+                             f'label training items of them, or drop theirs ({some_files(names)})')

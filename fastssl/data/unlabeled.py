@@ -62,8 +62,8 @@ def hidden_labels(
     if callable(labels): labels = [labels(o) for o in rows_of(items)]
     if len(labels)!=len(items): raise ValueError(f'{len(labels)} hidden labels for {len(items)} unlabeled items')
     labels = as_labels(labels)
-    if several:=first(o for o in labels if np.ndim(o)>0 or is_listy(o)):
-        raise ValueError(f'hidden labels are one class per item, but one is {several!r}')
+    if several:=[o for o in labels if is_listy(o) or isinstance(o, (Tensor,np.ndarray,set))]:
+        raise ValueError(f'hidden labels are one class per item, but one is {several[0]!r}')
     has_vocab = vocab is not None and len(vocab)
     coder = label_coder(vocab) if has_vocab else _code_itself
     codes = [-1 if o is None else coder(o) for o in labels]
