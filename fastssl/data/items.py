@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['as_items', 'items_dataset', 'in_vocab', 'check_classes']
 
-# %% ../../nbs/21_data.items.ipynb #33e5b5b5
+# %% ../../nbs/21_data.items.ipynb #47adfa0c
 from collections.abc import Mapping
 import pandas as pd
 from fastai.vision.all import *
 from .folders import file_ids, list_images
 from .images import some_files
 from .splits import rows_of
-from .tables import label_coder
+from .tables import LabelCoder
 
-# %% ../../nbs/21_data.items.ipynb #fa03e57a
+# %% ../../nbs/21_data.items.ipynb #b1615557
 def _kind_of(items):
     if isinstance(items, pd.DataFrame): return 'rows of a table'
     if not len(items): return 'missing'
@@ -64,14 +64,14 @@ def items_dataset(
     for tl in getattr(ds, 'tls', [ds]): tl.split_idx = tl.tfms.split_idx = 0
     return ds
 
-# %% ../../nbs/21_data.items.ipynb #800c58f3
+# %% ../../nbs/21_data.items.ipynb #2532f6cf
 def in_vocab(
     labels, # Labels, none missing
     vocab=None # Names of the classes; None: all labels are classes
 )->list:
     "`labels` by the names in `vocab`, where '1' stands for 1; raises `ValueError` for a label that is no class"
     if vocab is None: return list(labels)
-    coder = label_coder(vocab)
+    coder = LabelCoder(vocab)
     codes = [coder(o) for o in labels]
     if unknown:=sorted({str(o) for o,c in zip(labels, codes) if c is None}):
         raise ValueError(f'labels {unknown[:10]} are not in `vocab`, which is {list(vocab)}: add them to it, or drop their items')

@@ -15,7 +15,7 @@ from .images import OpenImageBlock, check_images, some_files
 from .items import as_items, check_classes, in_vocab, items_dataset
 from .loaders import RowsDL, UnlabeledDL, as_in_validation, batch_transforms, required_pool, rows_in_memory
 from .splits import ClassSplitter, rows_of
-from .tables import as_bools, as_labels, column_position, is_missing, label_coder, labeled_files, read_table
+from .tables import as_bools, as_labels, column_position, is_missing, LabelCoder, labeled_files, read_table
 from .views import ViewMaker
 
 # %% ../../nbs/23_data.unlabeled.ipynb #12cc59f5
@@ -65,7 +65,7 @@ def hidden_labels(
     if several:=[o for o in labels if is_listy(o) or isinstance(o, (Tensor,np.ndarray,set))]:
         raise ValueError(f'hidden labels are one class per item, but one is {several[0]!r}')
     has_vocab = vocab is not None and len(vocab)
-    coder = label_coder(vocab) if has_vocab else _code_itself
+    coder = LabelCoder(vocab) if has_vocab else _code_itself
     codes = [-1 if o is None else coder(o) for o in labels]
     if unknown:=sorted({str(o) for o,code in zip(labels, codes) if code is None}):
         known = f'classes of the labeled data, which are {list(vocab)}' if has_vocab else 'codes of classes, whole numbers'
