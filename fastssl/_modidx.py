@@ -127,6 +127,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'fastssl.cli.distill._label_by_folder': ( 'cli.distill.html#_label_by_folder',
                                                                                'fastssl/cli/distill.py'),
                                      'fastssl.cli.distill._load_teacher': ('cli.distill.html#_load_teacher', 'fastssl/cli/distill.py'),
+                                     'fastssl.cli.distill._open_upright': ('cli.distill.html#_open_upright', 'fastssl/cli/distill.py'),
+                                     'fastssl.cli.distill._opens': ('cli.distill.html#_opens', 'fastssl/cli/distill.py'),
                                      'fastssl.cli.distill.distill_folder': ('cli.distill.html#distill_folder', 'fastssl/cli/distill.py'),
                                      'fastssl.cli.distill.fastssl_distill': ('cli.distill.html#fastssl_distill', 'fastssl/cli/distill.py')},
             'fastssl.cli.train': { 'fastssl.cli.train._label_spreading': ('cli.train.html#_label_spreading', 'fastssl/cli/train.py'),
