@@ -6,7 +6,7 @@
 __all__ = ['is_missing', 'as_labels', 'label_text', 'LabelCoder', 'as_bools', 'looks_like_file', 'read_table', 'column_position',
            'table_files', 'labeled_files']
 
-# %% ../../nbs/20_data.tables.ipynb #ac8b8080
+# %% ../../nbs/20_data.tables.ipynb #4755bd09
 import codecs, csv, io, unicodedata
 from contextlib import suppress
 import pandas as pd
@@ -14,7 +14,7 @@ from fastai.vision.all import *
 from .folders import distinct_files
 from .images import some_files
 
-# %% ../../nbs/20_data.tables.ipynb #b02db98e
+# %% ../../nbs/20_data.tables.ipynb #b498c9ed
 def is_missing(
     o # A label, or a cell of a table
 )->bool:
@@ -25,7 +25,7 @@ def is_missing(
     missing = pd.isna(o) if not isinstance(o, Tensor) else False
     return isinstance(missing, (bool,np.bool_)) and bool(missing)
 
-# %% ../../nbs/20_data.tables.ipynb #749b178b
+# %% ../../nbs/20_data.tables.ipynb #3548cfa7
 def _as_int(o): return int(o) if isinstance(o, float) and o.is_integer() else o
 def _is_number(o): return isinstance(o, (int,float)) and not isinstance(o, bool)
 
@@ -73,7 +73,7 @@ def as_bools(
         raise ValueError(f'the column {name!r} must hold True and False, or 1 and 0, but it holds the words {bad[:5]}')
     return np.array([words[o] for o in texts], dtype=bool)
 
-# %% ../../nbs/20_data.tables.ipynb #07da657b
+# %% ../../nbs/20_data.tables.ipynb #b0fe6e50
 _boms = {codecs.BOM_UTF8:'utf-8-sig', codecs.BOM_UTF32_LE:'utf-32', codecs.BOM_UTF32_BE:'utf-32', codecs.BOM_UTF16_LE:'utf-16', codecs.BOM_UTF16_BE:'utf-16'}
 
 def _decode(data, name):
@@ -136,7 +136,7 @@ def read_table(
     if not rows: raise ValueError(f'{path} has no rows')
     return pd.DataFrame([[o or None for o in row] for row in rows], columns=names, dtype=object)
 
-# %% ../../nbs/20_data.tables.ipynb #084a85ac
+# %% ../../nbs/20_data.tables.ipynb #5275304b
 def column_position(
     df:pd.DataFrame, # A table
     col # Name or number of a column
@@ -170,9 +170,9 @@ def table_files(
     for raw in map(label_text, names):
         found = first(p for p in map(path, _spellings(raw.strip(), raw)) if os.path.isfile(p))
         files.append(found or path(raw.strip()))
-        if not found: lacking.append(files[-1])
+        if not found: lacking.append(files[-1]+' (not a file)'*os.path.exists(files[-1]))
     if lacking:
-        raise FileNotFoundError(f'{len(lacking)} of {len(files)} files in {where} do not exist, or are no files: {some_files(lacking)}')
+        raise FileNotFoundError(f'{len(lacking)} of {len(files)} files in {where} do not exist: {some_files(lacking)}')
     return files
 
 def labeled_files(
