@@ -951,7 +951,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'fastssl.files': { 'fastssl.files._check_place': ('files.html#_check_place', 'fastssl/files.py'),
                                'fastssl.files.check_writable': ('files.html#check_writable', 'fastssl/files.py'),
                                'fastssl.files.printable': ('files.html#printable', 'fastssl/files.py'),
-                               'fastssl.files.replacing': ('files.html#replacing', 'fastssl/files.py'),
                                'fastssl.files.write_csv': ('files.html#write_csv', 'fastssl/files.py')},
             'fastssl.learner': { 'fastssl.learner._Network': ('learner.html#_network', 'fastssl/learner.py'),
                                  'fastssl.learner._architectures': ('learner.html#_architectures', 'fastssl/learner.py'),

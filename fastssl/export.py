@@ -8,7 +8,8 @@ __all__ = ['plain_model', 'plain_bytes']
 # %% ../nbs/45_export.ipynb #73977141
 import cloudpickle, io, pickletools, re, warnings, zipfile
 from fastai.vision.all import *
-from .files import check_writable, replacing
+from .core import write_atomic
+from .files import check_writable
 from .models.heads import GlobalPool, Maps
 from .models.layers import L2PreservedDropout, WarmStartGradientLayer
 from .models.multihead import MultiHead, TwoNetworks, feature_shape
@@ -106,5 +107,5 @@ def export_plain(self:Learner,
     "Save the learner for prediction without fastssl: no callbacks, no extra heads, no transforms of fastssl"
     data = plain_bytes(self)
     path = check_writable(self.path/path, len(data))
-    with replacing(path) as tmp: tmp.write_bytes(data)
+    with write_atomic(path) as tmp: tmp.write_bytes(data)
     return path

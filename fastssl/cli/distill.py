@@ -14,7 +14,8 @@ import fastssl.all                           # the commands know every method
 from ..data.folders import list_images
 from ..data.images import OpenImage, OpenImageBlock, check_images
 from ..data.tables import label_text
-from ..files import check_writable, printable, replacing
+from ..core import write_atomic
+from ..files import check_writable, printable
 from ..training.testing import quiet
 from ..distill.block import SoftCategoryBlock
 from ..distill.callback import norm_stats
@@ -75,7 +76,7 @@ def _batch_tfms(teacher_dls, flip):
 
 def _export(learn, out):
     "Write `learn` to `out` at once, or not at all"
-    with replacing(out) as tmp: learn.export(tmp)
+    with write_atomic(out) as tmp: learn.export(tmp)
 
 def distill_folder(
     teacher:str, # File of an exported learner

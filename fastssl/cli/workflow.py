@@ -20,7 +20,8 @@ from ..data.folders import class_images, list_images, not_in
 from ..data.images import OpenImageBlock, check_images
 from ..data.tables import labeled_files, read_table
 from ..export import plain_bytes
-from ..files import check_writable, printable, replacing, write_csv
+from ..core import write_atomic
+from ..files import check_writable, printable, write_csv
 from ..learner import ssl_learner
 from ..report.pseudo_labels import _untouched, plot_class_balance, plot_reliability
 from ..training.registry import ssl_methods
@@ -142,7 +143,7 @@ def save_report(
     head,curves,samples,balance,reliability = map(_picture, (_title(title), curves, samples, balance, reliability))
     gap = Image.new('RGB', (1,25), 'white')
     picture = _stack([head, gap, curves, gap, samples, gap, _stack([balance, reliability], across=True)])
-    with replacing(path) as tmp: picture.save(tmp)
+    with write_atomic(path) as tmp: picture.save(tmp)
     return Path(path)
 
 # %% ../../nbs/90_cli.workflow.ipynb #d33fe17b

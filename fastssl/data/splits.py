@@ -10,7 +10,7 @@ import json
 import pandas as pd
 from fastai.vision.all import *
 from .tables import is_missing
-from ..files import replacing
+from ..core import write_atomic
 
 # %% ../../nbs/20_data.splits.ipynb #c973d909
 def rows_of(
@@ -51,7 +51,7 @@ class LabelSplit:
     )->Path: # `path`
         "Write the split to `path`, whole or not at all"
         content = dict(labeled=list(self.labeled), unlabeled=list(self.unlabeled), **self.info)
-        with replacing(path) as tmp: tmp.write_text(json.dumps(content), encoding='utf-8')
+        with write_atomic(path) as tmp: tmp.write_text(json.dumps(content), encoding='utf-8')
         return Path(path)
     @classmethod
     def load(cls,

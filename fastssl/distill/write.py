@@ -12,7 +12,7 @@ from hashlib import blake2b
 import numpy as np
 from fastai.basics import *
 from ..checks import check_one_of
-from ..files import replacing
+from ..core import write_atomic
 from .keys import ItemKey, KeyIndex
 
 # %% ../../nbs/70_distill.write.ipynb #1ef963ff
@@ -38,7 +38,7 @@ def all_logits(
 
 # %% ../../nbs/70_distill.write.ipynb #d2772fdd
 def _write_json(path, o):
-    with replacing(path) as tmp: tmp.write_text(json.dumps(o), encoding='utf-8')
+    with write_atomic(path) as tmp: tmp.write_text(json.dumps(o), encoding='utf-8')
 def _read_json(path): return json.loads(path.read_text(encoding='utf-8'))
 def _plain(o): return o.item() if hasattr(o, 'item') else o
 def _digest(keys):
