@@ -26,6 +26,7 @@ from .data.images import *
 from .data.folders import *
 from .data.tables import *
 from .data.splits import *
+from .data.items import *
 from .data.loaders import *
 from .data.views import *
 from .data.unlabeled import *

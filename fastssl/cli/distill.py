@@ -14,6 +14,7 @@ import fastssl.all                           # the commands know every method
 from ..data.folders import list_images
 from ..data.images import OpenImage, OpenImageBlock, check_images
 from ..data.tables import label_text
+from ..checks import check_count
 from ..core import write_atomic
 from ..files import check_writable, printable
 from ..training.testing import quiet
@@ -94,7 +95,8 @@ def distill_folder(
     pretrained:bool=True, # Start from the architecture's published weights?
     num_workers:int=None, # Processes that read images; default: fastai's number
     seed:int=0, # Seed of split, network and order
-    skip_unreadable:bool=False # Leave out files that cannot be read, with a warning? By default they are an error
+    skip_unreadable:bool=False, # Leave out files that cannot be read, with a warning? By default they are an error
+    max_pixels:int=None # Pixels of the largest image to open; default: Pillow's limit, 89 million
 )->Learner: # Trained and exported
     "Train a student of `teacher` on a folder of images"
     teacher,images,out = Path(teacher),Path(images),Path(out)
@@ -103,6 +105,7 @@ def distill_folder(
     loss_kw = dict(loss=loss) if T is None else dict(loss=loss, T=T)
     create_backbone(arch, False)                            # both raise before the teacher works
     DistillLoss(**loss_kw)
+    if max_pixels is not None: Image.MAX_IMAGE_PIXELS = check_count(max_pixels, 'max_pixels')
     files = list_images(images)
     bad = check_images(files, skip_unreadable)
     files = files.filter(lambda f: f not in bad)
@@ -150,6 +153,7 @@ def fastssl_distill(
     num_workers:int=None, # Processes that read images
     seed:int=0, # Seed of all random numbers
     skip_unreadable:bool=False, # Leave out files that cannot be read, and list them; by default they are an error
+    max_pixels:int=None, # Pixels of the largest image to open; default: 89 million
     debug:bool=False # Show the traceback of an error
 ):
     "Train a small student of an exported fastai learner on a folder of images"
@@ -157,7 +161,7 @@ def fastssl_distill(
         distill_folder(
             teacher, images, arch, out, epochs=epochs, lr=lr, bs=bs, size=size, loss=loss, T=T, valid_pct=valid_pct,
             topk=topk, pretrained=not no_pretrained, num_workers=num_workers, seed=seed,
-            skip_unreadable=skip_unreadable)
+            skip_unreadable=skip_unreadable, max_pixels=max_pixels)
     except Exception as e:
         if debug or not is_cli(): raise
         raise CliError(f"fastssl_distill: {' '.join(str(e).split())}") from None

@@ -166,7 +166,7 @@ def _outputs(out, inputs=()):
     return files
 
 def _write_all(writers):
-    "Call each of `writers`, file → function that writes it and says what it holds; raises an `OSError` for those that failed, when all others are there"
+    "Call each of `writers`: file → function that writes it and says what it holds. If some fail, an `OSError` names them at the end"
     failed = {}
     for f,write in writers.items():
         try: print(f'{printable(f)}: {write()}')

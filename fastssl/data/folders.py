@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['file_ids', 'distinct_files', 'not_in', 'list_images', 'class_images', 'first_level_label']
 
-# %% ../../nbs/20_data.folders.ipynb #08855758
+# %% ../../nbs/20_data.folders.ipynb #f7ba8f27
 import stat
 from fastai.vision.all import *
 from .images import some_files
 
-# %% ../../nbs/20_data.folders.ipynb #7908024e
+# %% ../../nbs/20_data.folders.ipynb #c37ce36e
 def file_ids(
     files # Paths
 )->list: # One hashable per path
@@ -36,7 +36,7 @@ def distinct_files(
         j = first_of.setdefault(k, i)
         if i==j: continue
         if labels[i]==labels[j]: twice.append(files[i])
-        else: differ.append(f'{files[j]} is {labels[j]!r}' + ('' if str(files[i])==str(files[j]) else f', {files[i]}') + f' is {labels[i]!r}')
+        else: differ.append(f'{files[j]} is {labels[j]!r}, {files[i]} is {labels[i]!r}')
     in_where = f' in {where}' if where else ''
     if differ: raise ValueError(f'{len(differ)} files have two labels{in_where}: {some_files(differ)}; keep one')
     if twice: warn(f'{len(twice)} files are there twice{in_where} and are used once: {some_files(twice)}')
@@ -53,7 +53,7 @@ def not_in(
     if both:=[files[i] for i in set(range(len(files)))-set(keep)]: warn(f'{len(both)} {what}: {some_files(both)}')
     return keep
 
-# %% ../../nbs/20_data.folders.ipynb #11970f9a
+# %% ../../nbs/20_data.folders.ipynb #532ceb00
 def _stat(path):
     "None for a dangling link, or one that points to itself"
     try: return os.stat(path)
@@ -105,7 +105,7 @@ def list_images(
     if not files: raise ValueError(f'no images in {folder} ({what})')
     return L(files)[distinct_files(files, where=folder)]
 
-# %% ../../nbs/20_data.folders.ipynb #9bd7d6fd
+# %% ../../nbs/20_data.folders.ipynb #3f10ae25
 _unlabeled_names = {'unlabeled','unlabelled'}
 _split_names = {'train','training','valid','val','validation','test','testing'}
 
@@ -119,7 +119,8 @@ def _not_classes(root, names, files):
     sets = {n for n in sets if holds_classes(n)}
     if sets and not others:
         best = first(n for n in sorted(sets) if n.lower().startswith('train')) or sorted(sets)[0]
-        raise ValueError(f'{root} holds {sorted(names)}, which are no classes: give the folder that holds one folder per class, such as {Path(root)/best}')
+        raise ValueError(f'{root} holds {sorted(names)}, which are no classes: '
+                         f'give the folder that holds one folder per class, such as {Path(root)/best}')
     return sets | {n for n in names if n.lower() in _unlabeled_names and others}
 
 def class_images(

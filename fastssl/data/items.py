@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_items', 'items_dataset', 'in_vocab', 'check_classes']
 
-# %% ../../nbs/21_data.items.ipynb #47adfa0c
+# %% ../../nbs/21_data.items.ipynb #22d9df60
 from collections.abc import Mapping
 import pandas as pd
 from fastai.vision.all import *
@@ -14,10 +14,10 @@ from .images import some_files
 from .splits import rows_of
 from .tables import LabelCoder
 
-# %% ../../nbs/21_data.items.ipynb #b1615557
+# %% ../../nbs/21_data.items.ipynb #014e69dd
 def _kind_of(items):
     if isinstance(items, pd.DataFrame): return 'rows of a table'
-    if not len(items): return 'missing'
+    if not len(items): return 'tensors'
     return 'paths' if isinstance(items[0], (str,Path)) else f'of the type {type(items[0]).__name__}'
 
 def _are_paths(items): return isinstance(items, (list,tuple,L)) and len(items)>0 and isinstance(items[0], (str,Path))
@@ -38,7 +38,8 @@ def as_items(
     if items is None: raise ValueError('no unlabeled items: give a list of paths, rows or arrays with at least one')
     if isinstance(items, (str,Path)):
         if not _are_paths(own): raise TypeError(f'the unlabeled items are {str(items)!r}, but {needed}')
-        if not Path(items).is_dir(): raise ValueError(f'the unlabeled items are {str(items)!r}, which is no folder: give a folder, or a list of paths')
+        if not Path(items).is_dir():
+            raise ValueError(f'the unlabeled items are {str(items)!r}, which is no folder: give a folder, or a list of paths')
         items = _files_like(own, items)
     if isinstance(items, Mapping): raise TypeError(f'the unlabeled items are a {type(items).__name__}, but {needed}')
     if isinstance(items, (set,frozenset)): items = sorted(items, key=str)
@@ -47,7 +48,10 @@ def as_items(
         items = list(items)
     if isinstance(items, pd.DataFrame) and _are_paths(own):
         raise TypeError(f"the unlabeled items are a table, but {needed}, such as [path/name for name in df['{items.columns[0]}']]")
-    if isinstance(items, (pd.Series,pd.Index)) or (isinstance(items, np.ndarray) and items.dtype.kind in 'OU' and items.ndim==1): items = list(items)
+    if hasattr(train_ds, 'cats') and not isinstance(items, pd.DataFrame):
+        raise TypeError(f'the unlabeled items are a {type(items).__name__}, but {needed}: a DataFrame with the same columns')
+    is_column = isinstance(items, (pd.Series,pd.Index)) or (isinstance(items, np.ndarray) and items.dtype.kind in 'OU' and items.ndim==1)
+    if is_column: items = list(items)
     if len(items)==0: raise ValueError('no unlabeled items: give a list of paths, rows or arrays with at least one')
     return items
 
@@ -64,7 +68,7 @@ def items_dataset(
     for tl in getattr(ds, 'tls', [ds]): tl.split_idx = tl.tfms.split_idx = 0
     return ds
 
-# %% ../../nbs/21_data.items.ipynb #2532f6cf
+# %% ../../nbs/21_data.items.ipynb #7bb6e1a4
 def in_vocab(
     labels, # Labels, none missing
     vocab=None # Names of the classes; None: all labels are classes
@@ -88,11 +92,20 @@ def _name_of(item):
     "A path, the index of a row, or the value of a small item"
     return item.name if isinstance(item, pd.Series) else str(item)[:200]
 
+def _check_codes(to, vocab, which):
+    "fastai gives a class that the training rows of a table lack a code beyond theirs"
+    if vocab is None or len(to.y_names)!=1: return
+    y = to.ys.iloc[:,0]
+    if y.dtype.kind in 'iu' and (n:=int(((y<0)|(y>=len(vocab))).sum())):
+        raise ValueError(f'{n} {which} rows have labels that are no classes of the training set, which are {list(vocab)[:20]}: '
+                         'label training rows of them, or drop theirs')
+
 def check_classes(
     dls:DataLoaders # Any
 ):
     "Raise a `ValueError` if items have labels that are no classes of `dls`: one that only the validation set has"
     for dl,which in zip(dls.loaders, ('training','validation')):
+        if hasattr(dl.dataset, 'cats'): _check_codes(dl.dataset, getattr(dls, 'vocab', None), which)
         tls = getattr(dl.dataset, 'tls', ())
         if not len(tls): continue
         labels,categorize = _labels_and_categorize(tls[-1])
@@ -103,5 +116,5 @@ def check_classes(
                 if o not in known: unknown.setdefault(str(o), item)
         if unknown:
             classes,names = sorted(unknown)[:10],L(_name_of(o) for o in unknown.values())
-            raise ValueError(f'the {which} items have labels {classes} that are no classes of the training set, which are {list(categorize.vocab)[:20]}: '
-                             f'label training items of them, or drop theirs ({some_files(names)})')
+            raise ValueError(f'the {which} items have labels {classes} that are no classes of the training set, '
+                             f'which are {list(categorize.vocab)[:20]}: label training items of them, or drop theirs ({some_files(names)})')

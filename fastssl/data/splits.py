@@ -68,12 +68,12 @@ class LabelSplit:
 
 # %% ../../nbs/20_data.splits.ipynb #b1a9d178
 def few_labels(
-    items, # All items, or their labels if there is no `label_func`
+    items, # All items, or their labels if there is no `label_func`; those whose label is missing stay unlabeled
     label_func:Callable=None, # Item → label
     n_per_class:int=4, # Labels to keep per class
     seed:int=0 # The same seed draws the same split
 )->LabelSplit: # Indices that keep their label (class by class), and all others
-    "Keep `n_per_class` labels of each class, drawn at random; raises `ValueError` if a class has too few. Items without a label stay without"
+    "Keep `n_per_class` labels of each class, drawn at random; raises `ValueError` if a class has too few"
     labels = map(label_func, rows_of(items)) if label_func else items
     labels = [o.item() if hasattr(o, 'item') else o for o in labels]
     known = [i for i,o in enumerate(labels) if not is_missing(o)]

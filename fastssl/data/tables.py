@@ -6,7 +6,7 @@
 __all__ = ['is_missing', 'as_labels', 'label_text', 'LabelCoder', 'as_bools', 'looks_like_file', 'read_table', 'column_position',
            'table_files', 'labeled_files']
 
-# %% ../../nbs/20_data.tables.ipynb #4755bd09
+# %% ../../nbs/20_data.tables.ipynb #d8078aef
 import codecs, csv, io, unicodedata
 from contextlib import suppress
 import pandas as pd
@@ -14,7 +14,7 @@ from fastai.vision.all import *
 from .folders import distinct_files
 from .images import some_files
 
-# %% ../../nbs/20_data.tables.ipynb #b498c9ed
+# %% ../../nbs/20_data.tables.ipynb #41f18b1d
 def is_missing(
     o # A label, or a cell of a table
 )->bool:
@@ -25,7 +25,7 @@ def is_missing(
     missing = pd.isna(o) if not isinstance(o, Tensor) else False
     return isinstance(missing, (bool,np.bool_)) and bool(missing)
 
-# %% ../../nbs/20_data.tables.ipynb #3548cfa7
+# %% ../../nbs/20_data.tables.ipynb #7382aed3
 def _as_int(o): return int(o) if isinstance(o, float) and o.is_integer() else o
 def _is_number(o): return isinstance(o, (int,float)) and not isinstance(o, bool)
 
@@ -73,19 +73,23 @@ def as_bools(
         raise ValueError(f'the column {name!r} must hold True and False, or 1 and 0, but it holds the words {bad[:5]}')
     return np.array([words[o] for o in texts], dtype=bool)
 
-# %% ../../nbs/20_data.tables.ipynb #b0fe6e50
-_boms = {codecs.BOM_UTF8:'utf-8-sig', codecs.BOM_UTF32_LE:'utf-32', codecs.BOM_UTF32_BE:'utf-32', codecs.BOM_UTF16_LE:'utf-16', codecs.BOM_UTF16_BE:'utf-16'}
+# %% ../../nbs/20_data.tables.ipynb #a146652f
+_boms = {                                                        # UTF-32 first: its mark begins as that of UTF-16
+    codecs.BOM_UTF8:'utf-8-sig', codecs.BOM_UTF32_LE:'utf-32', codecs.BOM_UTF32_BE:'utf-32',
+    codecs.BOM_UTF16_LE:'utf-16', codecs.BOM_UTF16_BE:'utf-16'}
+
+def _no_text(name): return ValueError(f'{name} is not a table in text: save it as CSV, in UTF-8')
 
 def _decode(data, name):
     "The text of `data`"
     encoding = first(v for k,v in _boms.items() if data.startswith(k))
     if encoding is None and b'\0' in data:
         zeros = {i%2 for i,b in enumerate(data[:1000]) if b==0}
-        if len(zeros)!=1: raise ValueError(f'{name} is not a table in text: save it as CSV, in UTF-8')
+        if len(zeros)!=1: raise _no_text(name)
         encoding = 'utf-16-le' if zeros=={1} else 'utf-16-be'
     try: return data.decode(encoding or 'utf-8')
-    except UnicodeDecodeError as e:
-        if encoding: raise ValueError(f'{name} begins as {encoding} text, but cannot be read as such ({e}): save it as CSV, in UTF-8') from None
+    except UnicodeDecodeError:
+        if encoding: raise _no_text(name) from None
     warn(f'{name} is not UTF-8: it is read as Windows-1252 (Latin-1)')
     try: return data.decode('cp1252')
     except UnicodeDecodeError: return data.decode('latin-1')
@@ -97,7 +101,8 @@ def looks_like_file(
 )->bool:
     "Is `o` the name of an image, or of a file in `folder`?"
     if not isinstance(o, str) or not o: return False
-    return Path(o+suff).suffix.lower() in image_extensions or (os.sep in o and Path(folder, o+suff).is_file())
+    if not suff and os.path.splitext(o)[1].lower() in image_extensions: return True
+    return os.path.isfile(os.path.join(folder, o+suff)) and bool(suff or os.sep in o)
 
 def _cells(text, name):
     "Rows of cells, without surrounding blanks"
@@ -123,7 +128,7 @@ def read_table(
     suff:str='', # Suffix that the names of files lack
     need_names:bool=False # Must the first line hold the names of the columns?
 )->pd.DataFrame: # Text; None in empty cells
-    "Read a table as text; raises `ValueError` for broken lines and duplicate columns. Without a line of column names, they are file, label, column 3 …"
+    "Read a table as text; raises `ValueError` for broken lines. Without a line of column names, they are file, label, column 3 …"
     path = Path(path)
     rows = _cells(_decode(path.read_bytes(), path), path)
     if not rows: raise ValueError(f'{path} has no rows')
@@ -136,7 +141,7 @@ def read_table(
     if not rows: raise ValueError(f'{path} has no rows')
     return pd.DataFrame([[o or None for o in row] for row in rows], columns=names, dtype=object)
 
-# %% ../../nbs/20_data.tables.ipynb #5275304b
+# %% ../../nbs/20_data.tables.ipynb #ac2fbf38
 def column_position(
     df:pd.DataFrame, # A table
     col # Name or number of a column
@@ -152,6 +157,7 @@ def _spellings(name, raw):
     "Names under which the file may lie"
     yield name
     yield raw                                                   # blanks may belong to it
+    yield name.replace('\\', '/')                               # a table from Windows
     for form in ('NFC','NFD'): yield unicodedata.normalize(form, name)
     with suppress(UnicodeError): yield os.fsdecode(name.encode('cp1252'))
 

@@ -141,7 +141,7 @@ def _labels_of_pool(labels, items, n_labeled):
 
 @patch
 def add_unlabeled(self:DataLoaders,
-    items, # Unlabeled items like those of the training set (paths or their folder, rows of a table, arrays …), or tensors if that set has no items
+    items, # Unlabeled items like the training items (paths or their folder, rows of a table, arrays …), or tensors if there are no items
     uratio:int=7, # Unlabeled rows per labeled row of a step
     bs:int=None, # Unlabeled rows per step; default: `uratio` times the labeled batch size
     labels=None, # Hidden labels, one per item, or a function of the item: to report the accuracy of pseudo-labels, never to train

@@ -162,7 +162,7 @@ class SoftLabeller(ItemTransform):
 
 @patch
 def labeller(self:SoftTargets,
-    get_label=None # Function of an item that returns its label, or a missing value (None, NaN, pd.NA …) if it has none; default: no item has a label
+    get_label=None # Function of an item that returns its label, or None, NaN, pd.NA … if it has none; default: no item has a label
 )->SoftLabeller:
     "`get_y` for a `SoftCategoryBlock` of this store"
     return SoftLabeller(self, get_label)

@@ -61,7 +61,8 @@ def _numbers(df, keys):
     res = df.apply(pd.to_numeric, errors='coerce')
     for c in df:
         for k,cell,x in zip(keys, df[c], res[c]):
-            if pd.isna(x) and not is_missing(cell): raise ValueError(f"the row of '{k}' holds {cell!r} in the column {c!r}, which is no number")
+            if pd.isna(x) and not is_missing(cell):
+                raise ValueError(f"the row of '{k}' holds {cell!r} in the column {c!r}, which is no number")
     return res.to_numpy(np.float32, na_value=np.nan)
 
 @patch(cls_method=True)
@@ -73,14 +74,16 @@ def from_df(cls:SoftTargets,
 )->SoftTargets:
     "A store with the rows of `df`"
     if not isinstance(df, pd.DataFrame): df = read_table(df, need_names=True)
-    if twice:=[k for k,n in Counter(df.columns).items() if n>1]: raise ValueError(f'the table has several columns called {twice}: rename them')
+    if twice:=[k for k,n in Counter(df.columns).items() if n>1]:
+        raise ValueError(f'the table has several columns called {twice}: rename them')
     k = 0 if key_col is None else column_position(df, key_col)
     if looks_like_file(df.columns[k]): raise ValueError(f'the table has no line of column names: its first is {list(df.columns)[:3]}')
     vocab = [c for i,c in enumerate(df.columns) if i!=k] if vocab is None else list(vocab)
     if miss:=[v for v in vocab if v not in df.columns]:
         raise ValueError(f'no columns {miss}: the table has {list(df.columns)}')
     cells = df.iloc[:,k]
-    if empty:=[i for i,o in enumerate(cells) if is_missing(o)]: raise ValueError(f'{len(empty)} rows have no key; the first is row {empty[0]+1}')
+    if empty:=[i for i,o in enumerate(cells) if is_missing(o)]:
+        raise ValueError(f'{len(empty)} rows have no key; the first is row {empty[0]+1}')
     keys = [label_text(o).strip() for o in cells]
     twice = [k for k,n in Counter(keys).items() if n>1]
     if twice: raise ValueError(f'keys are listed twice: {twice[:5]}')

@@ -33,7 +33,7 @@ class SoftTargets:
     def load(cls,
         path, # Folder of a store
         key=None, # The function that made its keys, if one did
-        verify:bool=False # Read all of it and compare the checksums? (Shapes, classes and, in a store of less than 64 MB, NaN are always checked)
+        verify:bool=False # Read all of it and compare the checksums? (Shapes, classes and, below 64 MB, NaN are always checked)
     ):
         "Open the store at `path`"
         res = cls(path, key)
@@ -77,9 +77,10 @@ class SoftTargets:
         shapes = [o.shape[1:] for o in arrays]
         if shapes!=[(w,) for w in widths] or arrays[0].dtype.name!=self.meta['dtype']:
             found = ', '.join(f'{o.dtype} {o.shape}' for o in arrays)
-            raise self._damaged(f"its files hold {found}, its manifest says {self.meta['dtype']} and {c} classes" + ('' if topk is None else f', top {topk}'))
+            raise self._damaged(f"its files hold {found}, its manifest says {self.meta['dtype']} and {c} classes, topk={topk}")
         crc = self.meta['crc'].get('manifest')
-        if crc not in (None, manifest_crc(self.meta)): raise self._damaged('its manifest (classes, their order, keys) was changed after it was written')
+        if crc not in (None, manifest_crc(self.meta)):
+            raise self._damaged('its manifest (classes, their order, keys) was changed after it was written')
     def _check_finite(self):
         "Raise `ValueError` if a row holds NaN"
         z = self._arrays[0]
