@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/99_all.ipynb #d421f755
 from .checks import *
 from .core import *
+from .files import *
 from .schedules import *
 from .calibration import *
 from .losses.semi import *
@@ -22,7 +23,10 @@ from .models.heads import *
 from .models.probe import *
 from .data.augment import *
 from .data.images import *
+from .data.folders import *
+from .data.tables import *
 from .data.splits import *
+from .data.items import *
 from .data.loaders import *
 from .data.views import *
 from .data.unlabeled import *

@@ -9,7 +9,7 @@ __all__ = ['plain_float32', 'in_float32', 'weighted', 'reduced', 'confident_labe
 # %% ../nbs/00_core.ipynb #b8eef3fd
 from contextlib import contextmanager
 from pathlib import Path
-import functools, os, time
+import functools, os, shutil, time
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -145,10 +145,14 @@ def write_atomic(
     path:str|Path # The file to write; its folder must exist
 ): # Yields the temporary path to write to, in the same folder, with the same suffix
     "Context in which a file is written under a temporary name; it replaces `path` at the end, unless there was an error"
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        yield path
+        return
     part = path.with_name(f'.{path.stem}.part{path.suffix}')      # what a killed process left is overwritten
     try:
         yield part
+        if path.exists(): shutil.copymode(path, part)
         with open(part, 'rb') as f: os.fsync(f.fileno())
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
 "Common mistakes in the input, one test each: the message names the mistake, before training wherever possible"
-import subprocess, sys, warnings
+import os, subprocess, sys, warnings
 import numpy as np, pandas as pd, pytest
 from PIL import Image as PIL
 from helpers import *
@@ -124,6 +124,206 @@ def test_table(d):
     with pytest.raises(ValueError, match='one column'): own_dls(csv=d/'t.csv', **kw)
     (d/'t.csv').write_text('f,y\n'+''.join(f'lab/{c}/{i}.png,{"ab".index(c)+1}\n' for c in 'ab' for i in range(6))+'unl/0.png,\n')
     assert list(own_dls(csv=d/'t.csv', **kw).vocab)==['1','2']                              # numbers are class names
+
+def by_table(text, d, encoding='utf-8', **kwargs):
+    (d/'t.csv').write_bytes(text.encode(encoding))
+    return own_dls(csv=d/'t.csv', **{**kw, **kwargs})
+def by_df(df, d, *args, **kwargs): return SSLDataLoaders.from_df(df, d, *args, **{**dict(item_tfms=Resize(16), bs=4, num_workers=0), **kwargs})
+names = [f'lab/{c}/{i}.png' for c in 'ab' for i in range(6)],[f'unl/{i}.png' for i in range(10)]
+def lines(a='a', b='b', missing='', sep=',', head='file,label\n'): return head+''.join(f'{f}{sep}{a if "/a/" in f else b}\n' for f in names[0])+''.join(f'{f}{sep}{missing}\n' for f in names[1])
+def sizes(dls): return len(dls.train_ds)+len(dls.valid_ds),dls.unlabeled.n,[str(o) for o in dls.vocab]
+
+@pytest.mark.parametrize('a,b', [('None','NA'), ('nan','N/A'), ('null','NULL'), ('n/a','#N/A'), ('1.0','2.0'), ('Käfer','雪')])
+def test_names_of_classes_in_a_table(d, a, b):
+    "Words are words; 1.0 is how pandas writes the class 1"
+    want = sorted([a,b]) if a!='1.0' else ['1','2']
+    assert sizes(by_table(lines(a, b), d))==(12, 10, want)
+    assert sizes(SSLDataLoaders.from_df(d/'t.csv', item_tfms=Resize(16), bs=4, num_workers=0))==(12, 10, want)
+    assert sizes(by_df(pd.DataFrame([*zip(names[0], [a]*6+[b]*6), *zip(names[1], [None]*10)]), d))==(12, 10, want)
+
+@pytest.mark.parametrize('kwargs', [dict(head=''), dict(a='a ', b='\tb', missing='  '), dict(sep=';', head='file;label\n'), dict(sep='\t', head=''), dict(sep=' , ')])
+def test_forms_of_a_table(d, kwargs): assert sizes(by_table(lines(**kwargs), d))==(12, 10, ['a','b'])
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig','utf-16','utf-16-le','latin-1'])
+def test_encodings_of_a_table(d, encoding):
+    dls,msgs = caught(lambda: by_table(lines('Käfer'), d, encoding))
+    assert sizes(dls)==(12, 10, ['Käfer','b']) and len(msgs)==(encoding=='latin-1')
+
+@pytest.mark.parametrize('missing', [None, np.nan, np.float32('nan'), pd.NA, pd.NaT, '', ' '])
+def test_missing_labels(d, missing):
+    df = pd.DataFrame([*zip(names[0], 'a'*6+'b'*6), *zip(names[1], [missing]*10)], dtype=object)
+    assert sizes(by_df(df, d))==(12, 10, ['a','b'])
+    assert sizes(by_df(pd.DataFrame([*zip(names[0], [1]*6+[2]*6), *zip(names[1], [missing]*10)], dtype=object), d))==(12, 10, ['1','2'])
+    assert folder_dls(d, labels=[missing]*9+['a']).unlabeled.labels.tolist()==[-1]*9+[0]
+    X = np.zeros((4,8,8), np.uint8)
+    assert sizes(SSLDataLoaders.from_arrays(X, [1, 2, 1, missing], bs=2))==(3, 1, ['1','2'])
+
+def test_integer_labels(d):
+    "A column of integers with gaps is one of floats in pandas"
+    df = pd.DataFrame([*zip(names[0], [1]*6+[2]*6), *zip(names[1], [None]*10)])
+    assert df[1].dtype=='float64'
+    for vocab,want in ((None,[1,2]), ([1,2],[1,2]), (['1','2'],['1','2'])):
+        dls = by_df(df, d, vocab=vocab, labels=[1.]*9+['2'])
+        assert list(dls.vocab)==want and dls.unlabeled.labels.tolist()==[0]*9+[1]
+    with pytest.raises(ValueError, match=r"labels \['2'\] are not in `vocab`"): by_df(df, d, vocab=['1','3'])
+    for c,i in (('a',1),('b',2)): picture(d/'val'/str(i)); picture(d/'val'/str(i), '1.png')
+    assert len(by_table(lines('1.0', '2.0'), d, valid=d/'val').valid_ds)==4
+
+@pytest.mark.parametrize('path', ['.', 'd'])
+def test_absolute_paths(d, path):
+    df = pd.DataFrame([*((str(d/f), f[4]) for f in names[0]), *((str(d/f), None) for f in names[1])])
+    dls = by_df(df, d if path=='d' else '.')
+    assert len(dls.train.one_batch()[0])==4 and len(dls.unlabeled.one_batch()[0])==28
+    assert by_table(lines().replace('lab/a', f'{d}/lab/a'), d).train.one_batch()[0].shape==(4,3,16,16)
+
+def test_repeated_and_contradicting_rows(d):
+    _,msgs = caught(lambda: by_table(lines()+'lab/a/0.png,a\n./unl/1.png,\n', d))
+    assert [m.split(':')[0] for m in msgs]==[f'1 files are there twice in {d/"t.csv"} and are used once']*2 and 'lab/a/0.png' in msgs[0] and 'unl/1.png' in msgs[1]
+    for row in ('lab/a/0.png', './lab/a/0.png', str(d/'lab'/'a'/'0.png')):
+        with pytest.raises(ValueError, match='1 files have two labels'): by_table(lines()+f'{row},b\n', d)
+    (d/'lab'/'a'/'link.png').symlink_to(d/'lab'/'a'/'0.png')
+    rows = [*zip(names[0], 'a'*6+'b'*6), *zip(names[1], [None]*10), ('lab/a/link.png','b')]
+    with pytest.raises(ValueError, match=f"1 files have two labels in the table: .*0.png is 'a', .*link.png is 'b'"): by_df(pd.DataFrame(rows), d)
+    with pytest.raises(ValueError, match="several columns called"): by_table(lines(head='file,file\n'), d)
+    with pytest.raises(ValueError, match="2 columns called 'label'"): by_df(pd.DataFrame([(*r, 0) for r in rows], columns=['file','label','label']), d, label_col='label')
+    with pytest.raises(ValueError, match="'lab/a/0.png', was taken for one"): by_df(pd.DataFrame(rows[1:], columns=rows[0]), d)
+
+@pytest.mark.parametrize('missing', [None, np.nan, pd.NA, '', 'no', 0])
+def test_valid_col(d, missing):
+    df = pd.DataFrame([*zip(names[0], 'a'*6+'b'*6, [i%3==0 for i in range(12)]), *zip(names[1], [None]*10, [missing]*10)], dtype=object)
+    dls = by_df(df, d, valid_col=2)
+    assert (len(dls.train_ds), len(dls.valid_ds), dls.unlabeled.n)==(8, 4, 10)
+def test_words_in_valid_col(d):
+    df = pd.DataFrame([*zip(names[0], 'a'*6+'b'*6, ['valid','train']*6), *zip(names[1], [None]*10, ['train']*10)], columns=['f','y','part'])
+    with pytest.raises(ValueError, match=r"'part' must hold True and False.*the words \['train', 'valid'\]"): by_df(df, d, valid_col='part')
+    with pytest.raises(ValueError, match="no row is marked"): by_df(df.assign(part=False), d, valid_col='part')
+
+def test_missing_labels_of_soft_targets(d):
+    files = get_image_files(d/'lab')
+    soft = SoftTargets.from_dict({f'{f.parent.name}/{f.name}':[3.,0.] for f in files}, vocab=['1','2'])
+    for missing in (None, np.nan, np.float32('nan'), pd.NA, pd.NaT, ''):
+        block = DataBlock((ImageBlock, SoftCategoryBlock(soft)), get_y=soft.labeller(lambda f: int(f.parent.name=='b')+1 if f.stem in '012' else missing), splitter=IndexSplitter([0]), item_tfms=Resize(16))
+        ds = block.datasets(files)
+        assert sum(bool(ds[i][1].known) for i in range(12))==6
+
+def nested(d):
+    "Classes with sub-folders, and sets inside the labeled root"
+    for c in 'ab':
+        for i in range(4): picture(d/'root'/c/('monday','tuesday')[i%2], f'{i}.png'); picture(d/'root'/'valid'/c/'wednesday', f'{i}.png')
+    for i in range(6): picture(d/'root'/'unlabeled'/'deep', f'{i}.png')
+    return d/'root'
+def test_sub_folders_and_sets_in_the_labeled_root(d):
+    root = nested(d)
+    for dls in (own_dls(root, root/'unlabeled', valid=root/'valid', **kw), SSLDataLoaders.from_folder(root, train='.', item_tfms=Resize(16), bs=4, num_workers=0)):
+        assert (len(dls.train_ds), len(dls.valid_ds), dls.unlabeled.n, list(dls.vocab))==(8, 8, 6, ['a','b'])
+        assert sorted(int(y) for _,y in dls.train_ds)==[0]*4+[1]*4
+    dls,msgs = caught(lambda: own_dls(root, d/'unl', **kw))
+    assert (len(dls.train_ds)+len(dls.valid_ds), list(dls.vocab))==(8, ['a','b']) and 'unlabeled (not taken for a class' in msgs[0] and 'valid (not taken' in msgs[0]
+    dls,_ = caught(lambda: SSLDataLoaders.from_folder(d, train='root', unlabeled='unl', valid_pct=.25, item_tfms=Resize(16), bs=4, num_workers=0))
+    assert (len(dls.train_ds), len(dls.valid_ds), list(dls.vocab))==(6, 2, ['a','b'])
+    learn = fit(ssl_learner(dls, tiny_cnn(3, 2, nf=4), cbs=FixMatchCallback(.5), path=d))
+    again = load_learner(learn.export_plain('plain.pkl'))
+    f = dls.train_ds.items[0]
+    assert again.dls.test_dl([f], num_workers=0).one_batch()[0].shape==(1,3,16,16)
+    train(d, lab='root', unl='unl')
+def test_parent_of_the_sets_as_labeled_folder(d):
+    nested(d).rename(d/'unused')
+    (d/'data').mkdir(); (d/'lab').rename(d/'data'/'train'); (d/'unused'/'valid').rename(d/'data'/'valid')
+    with pytest.raises(ValueError, match=r"holds \['train', 'valid'\], which are no classes: .* such as .*train"): own(d, lab='data')
+
+def test_a_class_of_the_validation_set_alone(d):
+    for c in 'abc': picture(d/'val'/c); picture(d/'data'/'valid'/c)
+    msg = r"validation items have labels \['c'\] that are no classes of the training set, which are \['a', 'b'\]"
+    with pytest.raises(ValueError, match=msg): own(d, valid=d/'val')
+    (d/'lab').rename(d/'data'/'train'); (d/'unl').rename(d/'data'/'unlabeled')
+    with pytest.raises(ValueError, match=msg): SSLDataLoaders.from_folder(d/'data', item_tfms=Resize(16), num_workers=0)
+    dls = ImageDataLoaders.from_folder(d/'data', train='train', valid='valid', item_tfms=Resize(16), num_workers=0)
+    with pytest.raises(ValueError, match=msg): dls.add_unlabeled(get_image_files(d/'data'/'unlabeled'))
+    X = np.zeros((6,8,8), np.uint8)
+    with pytest.raises(ValueError, match=msg.replace("'a', 'b'", '1, 2').replace("'c'", "'3'")): SSLDataLoaders.from_arrays(X, [1,2,1,2,-1,-1], valid=(X[:2],[1,3]), bs=2)
+    with pytest.raises(ValueError, match='1 validation rows have no label'): SSLDataLoaders.from_arrays(X, [1,2,1,2,-1,-1], valid=(X[:2],[1,-1]), bs=2)
+
+def test_links(d):
+    "Loops are not followed; one file under two names is used once, and never to train and to validate"
+    for o in ('lab','unl'):
+        (d/o/'loop').symlink_to(d/o); (d/o/'up').symlink_to(d)
+    (d/'lab'/'a'/'back').symlink_to(d/'lab')
+    os.link(d/'lab'/'a'/'0.png', d/'lab'/'a'/'copy.png')
+    (d/'unl'/'again.png').symlink_to(d/'unl'/'0.png')
+    for mk in (own, folder_dls):
+        dls,msgs = caught(lambda: mk(d))
+        assert sizes(dls)==(12, 10, ['a','b']) and any('copy.png' in m for m in msgs) and any('again.png' in m for m in msgs)
+    for c in 'ab': picture(d/'val'/c)
+    (d/'val'/'a'/'seen.png').symlink_to(d/'lab'/'a'/'3.png')
+    dls,msgs = caught(lambda: own(d, valid=d/'val'))
+    assert (len(dls.train_ds), len(dls.valid_ds))==(11, 3) and any(m.startswith('1 labeled images are in the validation set too') and '3.png' in m for m in msgs)
+    (d/'unl'/'leak.png').symlink_to(d/'val'/'b'/'0.png')
+    _,msgs = caught(lambda: own(d, valid=d/'val'))
+    assert any(m.startswith('1 of 11 unlabeled items are in the validation set too') and 'leak.png' in m for m in msgs)
+    (d/'lab'/'b'/'other.png').symlink_to(d/'lab'/'a'/'1.png')
+    with pytest.raises(ValueError, match="1 files have two labels.*1.png is 'a', .*other.png is 'b'"): own(d)
+
+def test_no_regular_files(d):
+    os.mkfifo(d/'lab'/'a'/'f.png'); os.mkfifo(d/'unl'/'f.png'); (d/'unl'/'null.png').symlink_to(os.devnull)
+    for mk in (own, folder_dls):
+        dls,msgs = caught(lambda: mk(d))
+        assert sizes(dls)==(12, 10, ['a','b']) and 'f.png (a FIFO' in msgs[0] and 'null.png (a FIFO' in msgs[1]
+    with pytest.raises(FileNotFoundError, match='1 of 23 files .*f.png'): by_table(lines()+'unl/f.png,\n', d)
+    with pytest.raises(UnreadableImage, match='FIFO'): open_image(d/'unl'/'f.png')
+
+def test_large_image(d, monkeypatch):
+    "A small file may hold billions of pixels"
+    PIL.new('1', (3000,1000)).save(d/'unl'/'large.png')
+    monkeypatch.setattr(PIL, 'MAX_IMAGE_PIXELS', 2*10**6)
+    with pytest.raises(UnreadableImage, match=r'1 files cannot be read: .*large.png \(.*it has 3000 × 1000 pixels, more than the limit of 2000000 pixels.*--max-pixels'): own(d)
+    dls,_ = caught(lambda: own(d, skip_unreadable=True))
+    assert dls.unlabeled.n==10
+    monkeypatch.setattr(PIL, 'MAX_IMAGE_PIXELS', 10**6)
+    with pytest.raises(UnreadableImage, match=r'large.png \(.*it has 3000000 pixels'): own(d)
+    assert own(d, max_pixels=4*10**6).unlabeled.n==11
+
+def test_names_that_are_not_utf8(d, capsys):
+    "From the folder to the table and the picture, and back through the table"
+    odd = os.fsdecode(b'caf\xe9')
+    (d/'lab'/'a').rename(d/'lab'/odd); (d/'unl'/'0.png').rename(d/'unl'/f'{odd}.png'); (d/'lab'/'b').rename(d/'lab'/'$b$')
+    learn = train(d, out=d/'out'/f'{odd}.pkl')
+    assert set(learn.dls.vocab)=={odd,'$b$'} and (d/'out'/f'{odd}_report.png').stat().st_size>10**4
+    assert os.fsencode(d/'unl'/f'{odd}.png') in (d/'out'/f'{odd}_pseudo_labels.csv').read_bytes()
+    assert 'caf\\udce9.pkl: the model' in capsys.readouterr().out
+    text = b'f,y\n'+b''.join(os.fsencode(f'lab/{c}/{i}.png,{c}\n') for c in (odd,'$b$') for i in range(6))+os.fsencode(f'unl/{odd}.png,\n')
+    (d/'t.csv').write_bytes(text)
+    dls,msgs = caught(lambda: own_dls(csv=d/'t.csv', **kw))
+    assert sizes(dls)==(12, 1, ['$b$','café']) and 'is not UTF-8' in msgs[0]
+    soft = save_soft_targets(learn, get_image_files(d/'lab'), d/'soft', progress=False)
+    soft.verify()
+    assert (d/'lab'/odd/'0.png') in soft
+
+@pytest.mark.parametrize('form', ['folder','text','generator','set','series'])
+def test_forms_of_a_pool(d, form):
+    files = get_image_files(d/'unl').sorted()
+    pool = dict(folder=d/'unl', text=str(d/'unl'), generator=(d/'unl').glob('*.png'), set=set(files), series=pd.Series(files))[form]
+    dls = ImageDataLoaders.from_folder(d/'lab', valid_pct=.25, item_tfms=Resize(16), bs=4, num_workers=0).add_unlabeled(pool)
+    assert sorted(dls.unlabeled.items)==files and len(dls.unlabeled.one_batch()[0])==28
+@pytest.mark.parametrize('pool,msg', [(pd.DataFrame(dict(f=['x.png'])), r"such as \[path/name for name in df\['f'\]\]"), ({'a':1}, 'a dict'), (3, 'a int'), ('nowhere', 'is no folder'), (None, 'no unlabeled items')])
+def test_what_is_no_pool(d, pool, msg):
+    dls = ImageDataLoaders.from_folder(d/'lab', valid_pct=.25, item_tfms=Resize(16), bs=4, num_workers=0)
+    with pytest.raises((ValueError,TypeError), match=msg): dls.add_unlabeled(pool)
+    assert dls.pool is None
+def test_predictions_of_the_pool_itself(d):
+    learn = ssl_learner(folder_dls(d), tiny_cnn(3, 2, nf=4), cbs=FixMatchCallback())
+    with pytest.raises(ValueError, match=r'get_preds\(dl=dls.pool_dl\(\)\)'): learn.get_preds(dl=learn.dls.unlabeled)
+
+@pytest.mark.parametrize('broken', ['export_plain','pseudo_labels','show_pseudo_labels'])
+def test_one_output_fails(d, monkeypatch, broken):
+    "The others are written, and the old file stays"
+    train(d)
+    old = {f.name:f.read_bytes() for f in (d/'out').iterdir()}
+    def fails(*args, **kwargs): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(Learner, broken, fails)
+    lost = dict(export_plain=['m.pkl'], pseudo_labels=['m_pseudo_labels.csv','m_report.png'], show_pseudo_labels=['m_report.png'])[broken]
+    with pytest.raises(OSError, match=f'{len(lost)} of 3 files could not be written: .*{lost[-1]} .*No space left'): train(d, seed=1)
+    new = {f.name:f.read_bytes() for f in (d/'out').iterdir()}
+    assert sorted(new)==sorted(old) and {k for k in old if new[k]==old[k]}==set(lost)
 
 def test_pool_smaller_than_a_batch(d):
     dls = own(d, bs=4, uratio=7)

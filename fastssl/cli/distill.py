@@ -11,6 +11,12 @@ warnings.filterwarnings('ignore', category=FutureWarning, module='torch')   # no
 from fastcore.script import CliError, call_parse, is_cli
 from fastai.vision.all import *
 import fastssl.all                           # the commands know every method
+from ..data.folders import list_images
+from ..data.images import OpenImage, OpenImageBlock, check_images
+from ..data.tables import label_text
+from ..checks import check_count
+from ..core import write_atomic
+from ..files import check_writable, printable
 from ..training.testing import quiet
 from ..distill.block import SoftCategoryBlock
 from ..distill.callback import norm_stats
@@ -24,6 +30,11 @@ def _check_paths(teacher, images, out):
     for p,what in ((teacher, 'teacher'), (images, 'folder of images')):
         if not p.exists(): raise FileNotFoundError(f'there is no {what} {p}')
     if not out.parent.exists(): raise FileNotFoundError(f'there is no folder {out.parent} to write {out.name} to')
+    soft = out.with_suffix('.soft')
+    if out==soft: raise ValueError(f'{out} is the name of the folder for the logits of the teacher: choose another suffix')
+    if os.path.realpath(out)==os.path.realpath(teacher): raise ValueError(f'{out} is the teacher: choose another name for the student')
+    for f in (out, soft):
+        if f==out or not f.is_dir(): check_writable(f)
 
 def _load_teacher(path):
     try:
@@ -35,11 +46,28 @@ def _load_teacher(path):
 
 def _input_shape(learn, file): return learn.dls.test_dl([file], bs=1, num_workers=0).one_batch()[0].shape
 
-def _label_by_folder(vocab):
-    "A function from file to class: the one that its folder is named after, or None"
+def _label_by_folder(vocab, root):
+    "A function from a file in `root` to its class: the one that the first folder on its way is named after, or None"
     by_name = {}
-    for v in vocab: by_name.setdefault(str(v), v)
-    return lambda f: by_name.get(f.parent.name)
+    for v in vocab: by_name.setdefault(label_text(v), v)
+    def _label(f):
+        folders = f.relative_to(root).parts[:-1] or [Path(os.path.abspath(root)).name]
+        return first(by_name[o] for o in folders if o in by_name)
+    return _label
+
+def _opens(f):
+    "The class of the images that the transform `f` opens by fastai's `create`; None if it does something else"
+    methods = getattr(getattr(f, 'encodes', None), 'methods', ())
+    cls = getattr(methods[0].implementation, '__self__', None) if methods else None
+    return cls if isinstance(cls, type) and issubclass(cls, PILBase) else None
+
+def _open_upright(dls):
+    "Let `dls` open files by `open_image`, as the student does"
+    for dl in dls.loaders:
+        for tl in getattr(dl.dataset, 'tls', ())[:1]:
+            fs = tl.tfms.fs
+            k = first(i for i,f in enumerate(fs) if _opens(f))
+            if k is not None: fs[k] = OpenImage(_opens(fs[k]))
 
 def _batch_tfms(teacher_dls, flip):
     "Augmentation, and the teacher's normalization"
@@ -49,9 +77,7 @@ def _batch_tfms(teacher_dls, flip):
 
 def _export(learn, out):
     "Write `learn` to `out` at once, or not at all"
-    tmp = out.with_suffix('.tmp')
-    learn.export(tmp.absolute())
-    tmp.replace(out)
+    with write_atomic(out) as tmp: learn.export(tmp)
 
 def distill_folder(
     teacher:str, # File of an exported learner
@@ -68,7 +94,9 @@ def distill_folder(
     topk:int=None, # Number of classes whose logits are stored; default: all
     pretrained:bool=True, # Start from the architecture's published weights?
     num_workers:int=None, # Processes that read images; default: fastai's number
-    seed:int=0 # Seed of split, network and order
+    seed:int=0, # Seed of split, network and order
+    skip_unreadable:bool=False, # Leave out files that cannot be read, with a warning? By default they are an error
+    max_pixels:int=None # Pixels of the largest image to open; default: Pillow's limit, 89 million
 )->Learner: # Trained and exported
     "Train a student of `teacher` on a folder of images"
     teacher,images,out = Path(teacher),Path(images),Path(out)
@@ -77,16 +105,20 @@ def distill_folder(
     loss_kw = dict(loss=loss) if T is None else dict(loss=loss, T=T)
     create_backbone(arch, False)                            # both raise before the teacher works
     DistillLoss(**loss_kw)
-    files = get_image_files(images)
-    if len(files)<2: raise ValueError(f'{images} holds {len(files)} images')
+    if max_pixels is not None: Image.MAX_IMAGE_PIXELS = check_count(max_pixels, 'max_pixels')
+    files = list_images(images)
+    bad = check_images(files, skip_unreadable)
+    files = files.filter(lambda f: f not in bad)
+    if len(files)<2: raise ValueError(f'{images} holds {len(files)} images that can be read')
     t = _load_teacher(teacher)
+    _open_upright(t.dls)
     set_seed(seed, reproducible=True)
     shape = _input_shape(t, files[0])
     soft = save_soft_targets(t, files, out.with_suffix('.soft'), topk=topk)
-    label = _label_by_folder(soft.vocab)
+    label = _label_by_folder(soft.vocab, images)
     gray = shape[1]==1
     block = DataBlock(
-        (ImageBlock(PILImageBW if gray else PILImage), SoftCategoryBlock(soft, **loss_kw)), get_y=soft.labeller(label),
+        (OpenImageBlock(PILImageBW if gray else PILImage), SoftCategoryBlock(soft, **loss_kw)), get_y=soft.labeller(label),
         splitter=RandomSplitter(valid_pct, seed=seed), item_tfms=Resize(ifnone(size, tuple(shape[-2:]))),
         batch_tfms=_batch_tfms(t.dls, flip=not gray))
     n_train = int(len(files)*(1-valid_pct))
@@ -99,14 +131,14 @@ def distill_folder(
     print(f'{len(files)} images, {n_labeled} with a label; teacher {name}; accuracy is agreement with {truth}', flush=True)
     learn.fit_one_cycle(epochs, lr)
     _export(learn, out)
-    print(f'{out}: {out.stat().st_size/1e6:.1f} MB; the teacher: {teacher.stat().st_size/1e6:.1f} MB')
+    print(f'{printable(out)}: {out.stat().st_size/1e6:.1f} MB; the teacher: {teacher.stat().st_size/1e6:.1f} MB')
     return learn
 
 # %% ../../nbs/92_cli.distill.ipynb #09ec4078
 @call_parse(pos=['teacher','images'])
 def fastssl_distill(
     teacher:str, # A learner exported by learn.export()
-    images:str, # Folder of images; one whose folder is named after a class has that label
+    images:str, # Folder of images; those in a folder that is named after a class have that label
     arch:str='mobilenetv3_small_100', # Student architecture, by its timm name
     out:str='student.pkl', # File of the exported student; NAME.soft, with the teacher's logits, is written next to it
     epochs:int=10, # Passes over the images
@@ -120,13 +152,16 @@ def fastssl_distill(
     no_pretrained:bool=False, # Start from random weights, not from published ones
     num_workers:int=None, # Processes that read images
     seed:int=0, # Seed of all random numbers
+    skip_unreadable:bool=False, # Leave out files that cannot be read, and list them; by default they are an error
+    max_pixels:int=None, # Pixels of the largest image to open; default: 89 million
     debug:bool=False # Show the traceback of an error
 ):
     "Train a small student of an exported fastai learner on a folder of images"
     try:
         distill_folder(
             teacher, images, arch, out, epochs=epochs, lr=lr, bs=bs, size=size, loss=loss, T=T, valid_pct=valid_pct,
-            topk=topk, pretrained=not no_pretrained, num_workers=num_workers, seed=seed)
+            topk=topk, pretrained=not no_pretrained, num_workers=num_workers, seed=seed,
+            skip_unreadable=skip_unreadable, max_pixels=max_pixels)
     except Exception as e:
         if debug or not is_cli(): raise
         raise CliError(f"fastssl_distill: {' '.join(str(e).split())}") from None

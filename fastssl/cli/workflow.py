@@ -7,72 +7,51 @@ __all__ = ['own_dls', 'save_report', 'train_own']
 
 # %% ../../nbs/90_cli.workflow.ipynb #3823c09a
 import io
+from functools import cache
 from inspect import signature
 from operator import itemgetter
 import pandas as pd, timm
 from fastai.vision.all import *
 from ..data.augment import RandomCropFlip
-from ..checks import check_name, check_positive, check_share
+from ..checks import check_count, check_name, check_one_of, check_positive, check_share
 from ..data.unlabeled import SSLDataLoaders
 from ..data.splits import ClassSplitter
-from ..export import check_writable, plain_bytes
-from ..data.images import OpenImageBlock, UnreadableImage, some_files, unreadable_images
+from ..data.folders import class_images, list_images, not_in
+from ..data.images import OpenImageBlock, check_images
+from ..data.tables import labeled_files, read_table
+from ..export import plain_bytes
+from ..core import write_atomic
+from ..files import check_writable, printable, write_csv
 from ..learner import ssl_learner
 from ..report.pseudo_labels import _untouched, plot_class_balance, plot_reliability
 from ..training.registry import ssl_methods
 from ..training.step import SSLStep, SupStrongCallback
 
 # %% ../../nbs/90_cli.workflow.ipynb #6affe7e7
-def _listed(folder, what):
-    folder = Path(folder)
-    if not folder.is_dir(): raise FileNotFoundError(f'there is no folder {folder} ({what})')
-    if not (files:=get_image_files(folder)): raise ValueError(f'no images in {folder} ({what})')
-    return files
-
 def _frame(files, labels):
     names = [str(f) for f in files]
-    return pd.DataFrame(dict(file=names, label=labels), index=names)
+    return pd.DataFrame(dict(file=names, label=list(labels)), index=names, dtype=object)
 
-def _by_class(folder, what, without=None):
-    "A row per image in the folders inside `folder`, without those in the folder `without`"
-    files = _listed(folder, what)
-    if without:
-        without = Path(without).resolve()
-        files = files.filter(lambda f: without not in f.resolve().parents)
-    files = files.filter(lambda f: f.parent!=Path(folder))
-    if not files: raise ValueError(f'the images in {folder} ({what}) must lie in one folder per class')
-    return _frame(files, files.map(parent_label))
-
-def _from_folders(labeled, unlabeled):
+def _from_folders(labeled, unlabeled, valid):
     "Labeled and unlabeled rows"
-    if not unlabeled: raise ValueError('give two folders, one of labeled and one of unlabeled images, or a table (csv)')
+    if not labeled or not unlabeled:
+        raise ValueError('give two folders, one of labeled and one of unlabeled images, or a table (csv)')
     if Path(labeled).resolve()==Path(unlabeled).resolve():
         raise ValueError(f'{labeled} cannot be both the labeled and the unlabeled images')
-    lab = _by_class(labeled, 'labeled', without=unlabeled)
-    return lab,_frame(_listed(unlabeled, 'unlabeled'), None)
+    sets = [labeled, unlabeled, *L(valid)]
+    lab = _frame(*class_images(labeled, without=sets))
+    pool = list_images(unlabeled, 'unlabeled', without=sets)
+    return lab,_frame(pool, [None]*len(pool))
 
 def _from_table(csv):
     "Labeled and unlabeled rows"
-    df = pd.read_csv(csv, dtype=str)
+    df = read_table(csv)
     if len(df.columns)<2: raise ValueError(f'{csv} has one column, {df.columns[0]!r}: it needs file names and labels')
-    if not len(df): raise ValueError(f'{csv} has no rows')
-    names,labels = df.iloc[:,0].fillna(''),df.iloc[:,1]
-    files = [Path(csv).parent/name for name in names]
-    if missing:=[f for f in files if not f.is_file()]:
-        raise FileNotFoundError(f'{len(missing)} of {len(files)} files in {csv} do not exist: {some_files(missing)}')
-    if labels.isna().all(): raise ValueError(f'no row of {csv} has a label in its second column, {df.columns[1]!r}')
-    df = _frame(files, labels.tolist())
+    files,labels,keep = labeled_files(df, root=Path(csv).parent, where=csv)
+    df = _frame([files[i] for i in keep], [labels[i] for i in keep])
     unlabeled = df.label.isna()
+    if unlabeled.all(): raise ValueError(f'no row of {csv} has a label in its second column, {read_table(csv).columns[1]!r}')
     return df[~unlabeled],df[unlabeled]
-
-def _unreadable(files, skip):
-    "Those of `files` that cannot be read: an error, or a warning if they are to be skipped"
-    bad = unreadable_images(files)
-    if not bad: return bad
-    found = f'{len(bad)} files cannot be read'
-    if not skip: raise UnreadableImage(f'{found}: {some_files(bad)}; to leave them out: skip_unreadable=True (--skip-unreadable)')
-    warn(f'{found} and are left out: {some_files(bad)}')
-    return bad
 
 def own_dls(
     labeled=None, # Folder of labeled images, one folder per class
@@ -85,17 +64,20 @@ def own_dls(
     uratio:int=7, # Unlabeled images per labeled one
     flip:bool=True, # Mirror half of the images? Not for digits and letters
     skip_unreadable:bool=False, # Leave out files that cannot be read, with a warning? By default they are an error
+    max_pixels:int=None, # Pixels of the largest image to open; default: Pillow's limit, 89 million
     seed:int=0, # Seed of the validation split and of the order of the pool
     num_workers:int=None # Processes that read images; default: fastai's number
 )->DataLoaders: # With a pool
     "Data from folders or a table"
     for name,value in dict(size=size, bs=bs, uratio=uratio).items(): check_positive(value, name)
     check_share(valid_pct, 'valid_pct')
-    lab,pool = _from_table(csv) if csv else _from_folders(labeled, unlabeled)
+    if max_pixels is not None: Image.MAX_IMAGE_PIXELS = check_count(max_pixels, 'max_pixels')
+    lab,pool = _from_table(csv) if csv else _from_folders(labeled, unlabeled, valid)
     if not len(pool): raise ValueError('there are no unlabeled images')
-    val = _by_class(valid, 'valid') if valid else lab[:0]
-    bad = _unreadable([*lab.file, *pool.file, *val.file], skip_unreadable)
+    val = _frame(*class_images(valid, 'valid', without=[*L(labeled), *L(unlabeled)])) if valid else lab[:0]
+    bad = check_images([*lab.file, *pool.file, *val.file], skip_unreadable)
     lab,pool,val = (rows[~rows.file.isin([*bad])] for rows in (lab,pool,val))
+    lab = lab.iloc[not_in(lab.file, val.file, 'labeled images are in the validation set too, and are not trained on')]
     in_memory = (len(lab)+len(pool)+len(val))*3*size*size<2**30
     if num_workers is None: num_workers = 0 if in_memory else defaults.cpus
     if valid: splitter = IndexSplitter(range(len(lab), len(lab)+len(val)))
@@ -149,6 +131,8 @@ def save_report(
     title:str='' # Lines at the top
 )->Path: # `path`
     "Write curves, pseudo-labels, class balance and reliability into one picture"
+    check_writable(path)
+    check_one_of(Path(path).suffix.lower(), Image.registered_extensions(), f'the suffix of {path}')
     if pseudo is None: pseudo = learn.pseudo_labels()
     with learn.no_bar():
         curves = learn.recorder.plot_ssl()[0].figure
@@ -158,7 +142,8 @@ def save_report(
         balance = plot_class_balance(pseudo, learn.dls).figure
     head,curves,samples,balance,reliability = map(_picture, (_title(title), curves, samples, balance, reliability))
     gap = Image.new('RGB', (1,25), 'white')
-    _stack([head, gap, curves, gap, samples, gap, _stack([balance, reliability], across=True)]).save(path)
+    picture = _stack([head, gap, curves, gap, samples, gap, _stack([balance, reliability], across=True)])
+    with write_atomic(path) as tmp: picture.save(tmp)
     return Path(path)
 
 # %% ../../nbs/90_cli.workflow.ipynb #d33fe17b
@@ -171,11 +156,39 @@ def _method(name, threshold):
         raise ValueError(f'threshold={threshold}: {name} has no threshold to set; drop it')
     return cls(threshold=threshold)
 
-def _outputs(out):
-    "The paths of model, pseudo-labels and report, which can be written"
+def _outputs(out, inputs=()):
+    "The paths of model, pseudo-labels and report, which can be written and are none of the `inputs`"
     files = out,*(out.with_name(out.stem+o) for o in ('_pseudo_labels.csv', '_report.png'))
-    for f in files: check_writable(f)
+    for f in files:
+        if any(os.path.realpath(f)==os.path.realpath(o) for o in inputs if o):
+            raise ValueError(f'{f} would be written over, but is read: choose another `out`')
+        check_writable(f)
     return files
+
+def _write_all(writers):
+    "Call each of `writers`: file → function that writes it and says what it holds. If some fail, an `OSError` names them at the end"
+    failed = {}
+    for f,write in writers.items():
+        try: print(f'{printable(f)}: {write()}')
+        except Exception as e: failed[f] = e
+    if not failed: return
+    reasons = '; '.join(f'{f} ({type(e).__name__}: {e})' for f,e in failed.items())
+    raise OSError(f'{len(failed)} of {len(writers)} files could not be written: {reasons}') from first(failed.values())
+
+def _write_outputs(learn, out, table, picture, title):
+    "Write the three files of `train_own`; if one fails, the others are there nevertheless"
+    pseudo = cache(learn.pseudo_labels)
+    def kept(): return f'; {pseudo().kept.mean():.0%} of the pool kept' if 'kept' in pseudo() else ''
+    def model():
+        learn.export_plain(out.absolute())
+        return "the model, for fastai's load_learner"
+    def labels():
+        write_csv(pseudo(), table)
+        return f'pseudo-labels with confidence{kept()}'
+    def report():
+        save_report(learn, picture, pseudo(), title+kept())
+        return 'the report'
+    _write_all({out:model, table:labels, picture:report})
 
 @delegates(own_dls)
 def train_own(
@@ -196,7 +209,7 @@ def train_own(
     if ':' not in arch and not timm.is_model(arch): arch = check_name(arch, timm.list_models(), 'architecture')
     check_positive(epochs, 'epochs')
     check_positive(lr, 'lr')
-    out,table,picture = _outputs(Path(out))
+    out,table,picture = _outputs(Path(out), [kwargs.get('csv')])
     set_seed(kwargs.get('seed', 0))
     dls = own_dls(labeled, unlabeled, **kwargs)
     learn = ssl_learner(dls, arch, cbs=cb, ema=ema, pretrained=pretrained, metrics=accuracy)
@@ -206,13 +219,7 @@ def train_own(
     print(f'{images}; {epochs} epochs of {dls.pool.n_steps} steps, {method}, {arch}')
     learn.fit_one_cycle(epochs, lr)
     result = f'accuracy {learn.recorder.values[-1][2]:.3f} on {n_valid} validation images'
-    learn.export_plain(out.absolute())
-    pseudo = learn.pseudo_labels()
-    pseudo.to_csv(table, index=False)
-    if 'kept' in pseudo: result += f'; {pseudo.kept.mean():.0%} of the pool kept'
-    save_report(learn, picture, pseudo, f'{method}, {arch}, {epochs} epochs\n{n_labeled} labeled, {dls.pool.n} unlabeled; {result}')
     print(result)
-    print(f"{out}: the model, for fastai's load_learner")
-    print(f'{table}: pseudo-labels with confidence')
-    print(f'{picture}: the report')
+    title = f'{method}, {arch}, {epochs} epochs\n{n_labeled} labeled, {dls.pool.n} unlabeled; {result}'
+    _write_outputs(learn, out, table, picture, title)
     return learn

@@ -135,6 +135,11 @@ class UnlabeledDL(RowsDL):
         return rows[skip:skip+n]
 
     def get_idxs(self): return self.stream(self.pos*self.bs, len(self)*self.bs)
+    def new(self, dataset=None, cls=None, **kwargs):
+        if 'get_idxs' in kwargs:                                # as `get_preds` asks for it
+            raise ValueError('dls.unlabeled is the stream of raw batches to train on: for one prediction per item, in order, use '
+                             'learn.get_preds(dl=dls.pool_dl()) or learn.pseudo_labels()')
+        return super().new(dataset, cls, **kwargs)
     def __len__(self): return self.n_steps
     def do_item(self, s):
         item = super().do_item(s or 0)

@@ -9,6 +9,8 @@ __all__ = ['rows_of', 'LabelSplit', 'few_labels', 'ClassSplitter']
 import json
 import pandas as pd
 from fastai.vision.all import *
+from .tables import is_missing
+from ..core import write_atomic
 
 # %% ../../nbs/20_data.splits.ipynb #c973d909
 def rows_of(
@@ -17,6 +19,17 @@ def rows_of(
     "The items as a list; those of a DataFrame are its rows"
     return [items.iloc[i] for i in range(len(items))] if isinstance(items, pd.DataFrame) else list(items)
 
+def _whole_numbers(rows, name):
+    "`rows` as integers; raises `ValueError` unless they are indices, each once"
+    res = []
+    for o in rows:
+        o = o.item() if hasattr(o, 'item') else o
+        is_index = isinstance(o, (int,float)) and not isinstance(o, bool) and o>=0 and o==o and o%1==0
+        if not is_index: raise ValueError(f'`{name}` must hold indices of items, whole numbers from 0 on, but it holds {o!r}')
+        res.append(int(o))
+    if twice:=[k for k,n in Counter(res).items() if n>1]: raise ValueError(f'`{name}` holds indices twice: {twice[:5]}')
+    return L(res)
+
 class LabelSplit:
     "Which items keep their label and which lose it; unpacks as `labeled, unlabeled = split`"
     def __init__(self,
@@ -24,8 +37,10 @@ class LabelSplit:
         unlabeled, # Indices of all others
         **info # How the split was drawn; saved with it
     ):
-        self.labeled,self.unlabeled = L(labeled),L(unlabeled)
+        self.labeled,self.unlabeled = _whole_numbers(labeled, 'labeled'),_whole_numbers(unlabeled, 'unlabeled')
         self.info = info
+        if both:=sorted(set(self.labeled)&set(self.unlabeled)):
+            raise ValueError(f'{len(both)} items are both labeled and unlabeled: {both[:5]}')
     def __iter__(self): return iter((self.labeled, self.unlabeled))
     def __repr__(self):
         info = ', '.join(f'{k}={v}' for k,v in self.info.items())
@@ -34,28 +49,35 @@ class LabelSplit:
     def save(self,
         path:str|Path # A json file
     )->Path: # `path`
-        "Write the split to `path`"
+        "Write the split to `path`, whole or not at all"
         content = dict(labeled=list(self.labeled), unlabeled=list(self.unlabeled), **self.info)
-        Path(path).write_text(json.dumps(content), encoding='utf-8')
+        with write_atomic(path) as tmp: tmp.write_text(json.dumps(content), encoding='utf-8')
         return Path(path)
     @classmethod
     def load(cls,
         path:str|Path # Written by `save`
     ):
-        "Read a split from `path`"
-        return cls(**json.loads(Path(path).read_text(encoding='utf-8')))
+        "Read a split from `path`; raises `ValueError` if it is none"
+        try:
+            content = json.loads(Path(path).read_text(encoding='utf-8'))
+            if not isinstance(content, dict): raise ValueError(f'it holds a {type(content).__name__}')
+            if lacking:={'labeled','unlabeled'}-set(content): raise ValueError(f'it has no {sorted(lacking)}')
+            if not all(isinstance(content[k], list) for k in ('labeled','unlabeled')): raise ValueError('its indices are no lists')
+            return cls(**content)
+        except ValueError as e: raise ValueError(f'{path} is no split of labels: {e}') from None
 
 # %% ../../nbs/20_data.splits.ipynb #b1a9d178
 def few_labels(
-    items, # All items, or their labels if there is no `label_func`
+    items, # All items, or their labels if there is no `label_func`; those whose label is missing stay unlabeled
     label_func:Callable=None, # Item → label
     n_per_class:int=4, # Labels to keep per class
     seed:int=0 # The same seed draws the same split
 )->LabelSplit: # Indices that keep their label (class by class), and all others
-    "Keep `n_per_class` labels of each class, drawn at random; raises `ValueError` if a class has too few items"
+    "Keep `n_per_class` labels of each class, drawn at random; raises `ValueError` if a class has too few"
     labels = map(label_func, rows_of(items)) if label_func else items
     labels = [o.item() if hasattr(o, 'item') else o for o in labels]
-    rows = groupby(range(len(labels)), lambda i: labels[i])
+    known = [i for i,o in enumerate(labels) if not is_missing(o)]
+    rows = groupby(known, lambda i: labels[i])
     if short:={k:len(v) for k,v in rows.items() if len(v)<n_per_class}:
         raise ValueError(f'{n_per_class} labels per class requested, but there are fewer items in {short}: '
                          'lower `n_per_class` or drop these classes')

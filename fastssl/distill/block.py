@@ -10,6 +10,7 @@ __all__ = ['SoftTarget', 'TensorSoftCategory', 'TensorSoftMultiCategory', 'SoftP
 import warnings
 from fastai.vision.all import *
 from ..checks import check_one_of
+from ..data.tables import LabelCoder, is_missing
 from .losses import DistillLoss, MultiDistillLoss
 from .store import SoftTargets
 from .teacher import match_classes
@@ -147,8 +148,6 @@ class SoftPair:
     @property
     def logits(self): return self.soft.get(self.item)
 
-def _nan_to_none(o): return None if isinstance(o, float) and o!=o else o
-
 class SoftLabeller(ItemTransform):
     "`get_y` of a dataset with soft targets; an item that is a tuple is one item"
     def __init__(self,
@@ -158,12 +157,12 @@ class SoftLabeller(ItemTransform):
         super().__init__()
         store_attr()
     def encodes(self, item):
-        label = None if self.get_label is None else _nan_to_none(self.get_label(item))
-        return SoftPair(item, label, self.soft)
+        label = None if self.get_label is None else self.get_label(item)
+        return SoftPair(item, None if is_missing(label) else label, self.soft)
 
 @patch
 def labeller(self:SoftTargets,
-    get_label=None # Function of an item that returns its label, or None if it has none; default: no item has a label
+    get_label=None # Function of an item that returns its label, or None, NaN, pd.NA … if it has none; default: no item has a label
 )->SoftLabeller:
     "`get_y` for a `SoftCategoryBlock` of this store"
     return SoftLabeller(self, get_label)
@@ -185,6 +184,7 @@ class SoftCategorize(Categorize):
         check_one_of(missing, ('error','label'), 'missing')
         super().__init__(vocab=list(ifnone(vocab, soft.vocab)), sort=False)
         perm = match_classes(self.vocab, soft.vocab, 'the teacher')
+        self.coder = LabelCoder(self.vocab)
         self.perm = None if perm==list(range(len(soft.vocab))) else perm
         self.loss_func = loss if isinstance(loss, nn.Module) else self.loss_cls(loss, **kwargs)
         self.missing = missing
@@ -224,10 +224,11 @@ class SoftCategorize(Categorize):
     def number(self, label):
         "Class number of `label`"
         if label is None: return None
-        if label not in self.vocab.o2i:
+        code = self.coder(label)
+        if code is None:
             raise ValueError(f"the label '{label}' is not among the teacher's classes {list(self.vocab)[:20]}: "
                              "drop its items, or use the teacher's names")
-        return self.vocab.o2i[label]
+        return code
     def target(self, label, z):
         y = z.argmax() if label is None else torch.tensor(self.number(label))
         return TensorSoftCategory(y, z, _is_known[label is not None])

@@ -10,6 +10,7 @@ import json, tempfile
 import numpy as np
 import pandas as pd
 from fastai.basics import *
+from ..data.tables import column_position, is_missing, label_text, looks_like_file, read_table
 from .keys import ItemKey
 from .store import SoftTargets
 from .write import StoreWriter, as_logits
@@ -55,23 +56,39 @@ def from_dict(cls:SoftTargets,
     res._tmp = tmp                # the folder lives as long as the object
     return res
 
+def _numbers(df, keys):
+    "The cells of `df` as float32; missing ones are NaN"
+    res = df.apply(pd.to_numeric, errors='coerce')
+    for c in df:
+        for k,cell,x in zip(keys, df[c], res[c]):
+            if pd.isna(x) and not is_missing(cell):
+                raise ValueError(f"the row of '{k}' holds {cell!r} in the column {c!r}, which is no number")
+    return res.to_numpy(np.float32, na_value=np.nan)
+
 @patch(cls_method=True)
 def from_df(cls:SoftTargets,
-    df:pd.DataFrame, # One row per item: its key, and a column for each class
-    key_col=0, # Column of the keys, by name or number
+    df, # One row per item: its key, and a column for each class; a `DataFrame`, or the path of a CSV file
+    key_col=None, # Column of the keys, by name or number; default: the first
     vocab=None, # Columns of the classes; default: all others
     **kwargs # For `from_dict`
 )->SoftTargets:
     "A store with the rows of `df`"
-    if isinstance(key_col, int) and key_col not in df.columns: key_col = df.columns[key_col]
-    vocab = [c for c in df.columns if c!=key_col] if vocab is None else list(vocab)
+    if not isinstance(df, pd.DataFrame): df = read_table(df, need_names=True)
+    if twice:=[k for k,n in Counter(df.columns).items() if n>1]:
+        raise ValueError(f'the table has several columns called {twice}: rename them')
+    k = 0 if key_col is None else column_position(df, key_col)
+    if looks_like_file(df.columns[k]): raise ValueError(f'the table has no line of column names: its first is {list(df.columns)[:3]}')
+    vocab = [c for i,c in enumerate(df.columns) if i!=k] if vocab is None else list(vocab)
     if miss:=[v for v in vocab if v not in df.columns]:
         raise ValueError(f'no columns {miss}: the table has {list(df.columns)}')
-    keys = df[key_col]
-    twice = keys[keys.duplicated()].tolist()
+    cells = df.iloc[:,k]
+    if empty:=[i for i,o in enumerate(cells) if is_missing(o)]:
+        raise ValueError(f'{len(empty)} rows have no key; the first is row {empty[0]+1}')
+    keys = [label_text(o).strip() for o in cells]
+    twice = [k for k,n in Counter(keys).items() if n>1]
     if twice: raise ValueError(f'keys are listed twice: {twice[:5]}')
     kwargs = {'key':df.attrs.get('key'), **kwargs}
-    return cls.from_dict(dict(zip(keys.astype(str), df[vocab].to_numpy(np.float32))), vocab, **kwargs)
+    return cls.from_dict(dict(zip(keys, _numbers(df[vocab], keys))), vocab, **kwargs)
 
 @patch
 def to_df(self:SoftTargets)->pd.DataFrame: # Columns 'key' and the classes

@@ -111,6 +111,7 @@ def unique_keys(
     return list(firsts),list(firsts.values())
 
 # %% ../../nbs/70_distill.keys.ipynb #202f65fc
+_as_bytes = dict(encoding='utf-8', errors='surrogateescape')     # names of files that are not UTF-8 keep their bytes
 def _hash64(b): return int.from_bytes(blake2b(b, digest_size=8).digest(), 'little')
 def _map_array(path): return np.load(path, mmap_mode='r').view(np.ndarray)      # np.memmap's own indexing is slow
 def _map_bytes(path): return np.memmap(path, np.uint8, 'r').view(np.ndarray) if path.stat().st_size else np.zeros(0, np.uint8)
@@ -124,6 +125,10 @@ class KeyIndex:
         blob,*arrays = self.files
         self.blob = _map_bytes(path/blob)
         self.end,self.hash,self.rows = [_map_array(path/f) for f in arrays]
+        lengths = [len(o) for o in (self.end, self.hash, self.rows)]
+        n_bytes = int(self.end[-1]) if len(self.end) else 0
+        if len(set(lengths))>1 or n_bytes!=len(self.blob):
+            raise ValueError(f'the index of the keys has {lengths} rows and {len(self.blob)} bytes, where {n_bytes} are expected')
     def __len__(self): return len(self.end)
     def _bytes(self, row):
         start = self.end[row-1] if row else 0
@@ -131,11 +136,11 @@ class KeyIndex:
     def key(self,
         row:int # Number of a row
     )->str: # Its key
-        return self._bytes(row).decode()
+        return self._bytes(row).decode(**_as_bytes)
     def row(self,
         key:str # A key
     )->int: # Its row, or −1 if there is none
-        b = key.encode()
+        b = key.encode(**_as_bytes)
         h = np.uint64(_hash64(b))
         i = self.hash.searchsorted(h)
         while i<len(self.hash) and self.hash[i]==h:
@@ -150,7 +155,7 @@ class KeyIndex:
         keys:list # Key of each row, all different
     ):
         "Write the files of the index"
-        encoded = [k.encode() for k in keys]
+        encoded = [k.encode(**_as_bytes) for k in keys]
         ends = np.cumsum([len(b) for b in encoded], dtype=np.int64)
         hashes = np.fromiter(map(_hash64, encoded), np.uint64, len(encoded))
         order = hashes.argsort(kind='stable')

@@ -12,7 +12,8 @@ from fastai.basics import *
 from ..calibration import expected_calibration_error
 from ..data.splits import rows_of
 from .keys import ItemKey, KeyIndex
-from .write import all_logits, read_manifest
+from ..data.tables import LabelCoder, is_missing
+from .write import all_logits, manifest_crc, read_manifest, stored_files, _digest
 
 # %% ../../nbs/70_distill.store.ipynb #56269bb8
 def _checksum(a):
@@ -32,7 +33,7 @@ class SoftTargets:
     def load(cls,
         path, # Folder of a store
         key=None, # The function that made its keys, if one did
-        verify:bool=False # Read all of it and compare the checksums? (File sizes are always compared)
+        verify:bool=False # Read all of it and compare the checksums? (Shapes, classes and, below 64 MB, NaN are always checked)
     ):
         "Open the store at `path`"
         res = cls(path, key)
@@ -56,9 +57,8 @@ class SoftTargets:
     def _open(self):
         "Map the files into memory: (arrays, index of the keys)"
         read_manifest(self.path)
-        names = ['logits.npy'] if self.meta['topk'] is None else ['logits.npy','classes.npy']
         try:
-            arrays = [np.load(self.path/f, mmap_mode='r').view(np.ndarray) for f in names]
+            arrays = [np.load(self.path/f, mmap_mode='r').view(np.ndarray) for f in stored_files(self.meta)]
             index = KeyIndex(self.path)
         except (OSError, ValueError) as e:
             raise ValueError(f'the store {self.path} is damaged ({e}): a file is cut or missing; save it again, or copy it again') from None
@@ -66,7 +66,27 @@ class SoftTargets:
         if set(lengths)!={len(self)}:
             raise ValueError(f'the store {self.path} is damaged: its files have {lengths} rows, its manifest says {len(self)}; '
                              'save it again, or copy it again')
+        self._check_shapes(arrays)
         self._opened = arrays,index
+        if arrays[0].nbytes<2**26: self._check_finite()
+    def _damaged(self, why): return ValueError(f'the store {self.path} is damaged: {why}; save it again, or copy it again')
+    def _check_shapes(self, arrays):
+        "Do the files hold as many classes as the manifest, and is that the one that was written with them?"
+        c,topk = len(self.vocab),self.meta['topk']
+        widths = [c] if topk is None else [topk+1,topk]
+        shapes = [o.shape[1:] for o in arrays]
+        if shapes!=[(w,) for w in widths] or arrays[0].dtype.name!=self.meta['dtype']:
+            found = ', '.join(f'{o.dtype} {o.shape}' for o in arrays)
+            raise self._damaged(f"its files hold {found}, its manifest says {self.meta['dtype']} and {c} classes, topk={topk}")
+        crc = self.meta['crc'].get('manifest')
+        if crc not in (None, manifest_crc(self.meta)):
+            raise self._damaged('its manifest (classes, their order, keys) was changed after it was written')
+    def _check_finite(self):
+        "Raise `ValueError` if a row holds NaN"
+        z = self._arrays[0]
+        for i in range(0, len(z), 4096):
+            bad = ~(z[i:i+4096]<math.inf).all(1)                # NaN is not smaller than anything
+            if bad.any(): raise self._damaged(f"the row of '{self._index.key(i+int(bad.argmax()))}' holds NaN or infinity")
     def _files(self):
         if '_opened' not in self.__dict__: self._open()
         return self._opened
@@ -75,12 +95,18 @@ class SoftTargets:
     @property
     def _index(self): return self._files()[1]
     def verify(self):
-        "Read everything, and raise `ValueError` if a checksum differs"
-        for (f,crc),a in zip(self.meta['crc'].items(), self._arrays):
-            found = _checksum(a)
-            if found!=crc:
-                raise ValueError(f'the store {self.path} is damaged: {f} has the checksum {found}, the manifest says {crc}; '
-                                 'save it again, or copy it again')
+        "Read everything: raise `ValueError` if logits, keys, classes or the number of rows are not those that were written"
+        self._open()
+        for f,a in zip(stored_files(self.meta), self._arrays):
+            found,crc = _checksum(a),self.meta['crc'][f]
+            if found!=crc: raise self._damaged(f'{f} has the checksum {found}, the manifest says {crc}')
+        self._check_finite()
+        if _digest(self.keys())!=self.meta['keys']: raise self._damaged('its keys (keys.bin, keys_end.npy) are not those that were written')
+        if lost:=first(k for i,k in enumerate(self.keys()) if self._index.row(k)!=i):
+            raise self._damaged(f"its index (keys_hash.npy, keys_row.npy) does not find the row of '{lost}'")
+        if len(self._arrays)>1 and self._arrays[1].max()>=len(self.vocab): raise self._damaged('classes.npy holds numbers of no class')
+        if 'manifest' not in self.meta['crc']:
+            warn(f'{self.path} was written by fastssl 0.0.1, which kept no checksum of the classes: their order cannot be verified')
 
     # ------ rows
     def keys(self):
@@ -98,6 +124,7 @@ class SoftTargets:
         "Logits of some rows"
         z,*classes = [a[rows] for a in self._arrays]
         z = z.astype(np.float32)
+        if not (z<math.inf).all(): self._check_finite()
         return torch.from_numpy(all_logits(z, classes[0], len(self.vocab)) if classes else z)
     def get(self,
         item, # Item of the dataset
@@ -107,7 +134,9 @@ class SoftTargets:
         row = self.row(item)
         if row<0: return default
         if self.meta['topk'] is not None: return self.logits([row])[0]
-        return torch.from_numpy(self._arrays[0][row].astype(np.float32))
+        z = self._arrays[0][row].astype(np.float32)
+        if not (z<math.inf).all(): raise self._damaged(f"the row of '{self.key(item)}' holds NaN or infinity")
+        return torch.from_numpy(z)
     def __getitem__(self, item):
         z = self.get(item)
         if z is None: raise KeyError(self.missing(item))
@@ -137,12 +166,11 @@ def _predictions(soft, rows):
 
 def _agreement(soft, labels, rows):
     "Accuracy and calibration of the teacher on the items whose label and row are known"
-    o2i = {v:i for i,v in enumerate(soft.vocab)}
-    def is_class(l): return not is_listy(l) and l in o2i
-    use = [i for i,l in enumerate(labels) if rows[i]>=0 and is_class(l)]
+    code = LabelCoder(soft.vocab)
+    use = [i for i,l in enumerate(labels) if rows[i]>=0 and code(l) is not None]
     conf,pred = _predictions(soft, rows[use])
-    right = pred==tensor([o2i[labels[i]] for i in use])
-    return dict(unknown=sorted({str(l) for l in labels if l is not None and not is_class(l)}),
+    right = pred==tensor([code(labels[i]) for i in use])
+    return dict(unknown=sorted({str(l) for l in labels if not is_missing(l) and code(l) is None}),
                 agreement=float(right.float().mean()) if use else math.nan,
                 calibration_error=expected_calibration_error(conf.clamp(max=1), right) if use else math.nan)
 

@@ -10,12 +10,16 @@ import pandas as pd
 from fastai.vision.all import *
 from ..checks import check_one_of
 from ..core import in_mode
+from ..files import printable
 from ..calibration import expected_calibration_error, reliability_bins
+from ..data.items import as_items
 from ..data.unlabeled import class_vocab, hidden_labels, pool_dataset
 from ..data.loaders import UnlabeledDL, required_pool
 from ..training.step import SSLCallback
 
 # %% ../../nbs/40_report.pseudo_labels.ipynb #c766a61d
+def _plot_text(o): return printable(o).replace('$', r'\$')      # Matplotlib takes what lies between two $ for a formula
+
 def _label_axes(ax, title, xlabel=None, ylim=None):
     ax.set_title(title, fontsize=10)
     ax.set_xlabel(xlabel, fontsize=9)
@@ -80,7 +84,7 @@ def _untouched(learn):
 
 def _as_pool(dls, items):
     "`items` as a pool, to be predicted on with `dls`"
-    if not len(items): raise ValueError('no items: give at least one')
+    items = as_items(items, dls.train.dataset)
     pool = UnlabeledDL.create(dls.train, *pool_dataset(dls.train.dataset, items, getattr(dls.train, 'n_inp', 1)))
     pool.items = items
     return pool
@@ -193,11 +197,11 @@ def _show_in_frame(ax, image, name):
 
 def _title(axs, row):
     "Pseudo-label of `row` on the left, its confidence on the right"
-    label,color = f'{row.label}','black'
+    label,color = _plot_text(row.label),'black'
     correct = getattr(row, 'correct', pd.NA)
     if not pd.isna(correct):
         color = 'green' if correct else 'red'
-        if not correct: label += f' (is {row.truth})'
+        if not correct: label += f' (is {_plot_text(row.truth)})'
     axs[0].set_title(label, color=color, loc='left', fontsize=10)
     axs[-1].set_title(f'{row.confidence:.2f}', color='black' if getattr(row, 'kept', True) else '.6', loc='right', fontsize=10)
 
@@ -265,7 +269,7 @@ def _label_codes(dls):
     return [int(y) for y in ys]
 
 def _class_ticks(ax, vocab):
-    names = [str(v) for v in vocab]
+    names = [_plot_text(v) for v in vocab]
     if max(map(len, names))<=4: ax.set_xticks(range(len(names)), names, rotation=0, ha='center')
     else: ax.set_xticks(range(len(names)), names, rotation=45, ha='right')
 
