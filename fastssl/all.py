@@ -85,5 +85,13 @@ from .samples.figures import *
 from .cli.workflow import *
 
 # %% ../nbs/99_all.ipynb #4f9c52f6
-_general = 'Block','Classifier','CrossEntropyLoss','ImageClassifierHead'
-__all__ = [o for o in dir() if not o.startswith('_') and o not in _general]
+_in_their_modules = dict(
+    Block='adapt.afn', Classifier='semi.self_tuning', CrossEntropyLoss='losses.distill', ImageClassifierHead='adapt.mcd', ImageRegressor='adapt.mdd',
+    ImageClassifier='adapt.afn, adapt.mdd and semi.dst, with one meaning in each',
+    entropy='losses.adapt, the entropy of each row, and in adapt.mcd, a class-balance term')
+for _name in _in_their_modules: globals().pop(_name, None)
+__all__ = [o for o in dir() if not o.startswith('_')]
+
+def __getattr__(name):
+    if name in _in_their_modules: raise AttributeError(f"'{name}' is not in fastssl.all: it is in {_in_their_modules[name]}")
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -14,6 +14,7 @@ from ..schedules import averaging_decay
 from ..data.unlabeled import *
 from ..training.ema import EMATeacher
 from ..data.loaders import batch_transforms, mixed_seed, rows_in_memory
+from ..losses.distill import CrossEntropyLoss  # documented under this method
 from ..losses.metric import SoftTripletLoss
 from ..models.multihead import TwoNetworks
 from .clusters import *

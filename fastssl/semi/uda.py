@@ -9,6 +9,7 @@ __all__ = ['tsa_schedules', 'tsa_loss', 'UDACallback']
 from fastai.basics import *
 from ..checks import *
 from ..core import *
+from ..losses.semi import StrongWeakConsistencyLoss  # documented under this method
 from .consistency import ConsistencyCallback
 from ..training.batch import SSLBatch
 from ..training.registry import register_method
