@@ -16,6 +16,7 @@ from .losses.adversarial import *
 from .losses.distill import *
 from .losses.keypoint import *
 from .losses.metric import *
+from .losses.rows import *
 from .models.layers import *
 from .models.multihead import *
 from .models.heads import *

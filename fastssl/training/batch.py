@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from fastai.vision.all import *
 from fastai.callback.hook import Hooks
 from ..core import plain_float32
+from ..losses.rows import row_losses, soft_label_loss
 
 # %% ../../nbs/31_training.batch.ipynb #ddd4c9ef
 class ByView:
@@ -113,6 +114,8 @@ class SSLBatch:
         labels = self.step.dls.pool.labels
         return None if labels is None else labels[self.idx]
     def loss(self, pred, y): return self.step.base_loss(pred, y)
+    def row_losses(self, pred, y): return row_losses(self.step.base_loss, pred, y)
+    def soft_label_loss(self, pred, q): return soft_label_loss(self.step.base_loss, pred, q)
 
     # ------ inputs
     def _draw(self, side, view): return detuplify(plain_xb(self.step.view_maker(view, self.raw[side])))
