@@ -52,7 +52,8 @@ class DistillLoss(LogitsLoss):
         if t is None: return reduced(ce, self.reduction)
         if t.shape!=s.shape:
             raise ValueError(f'the student has logits of shape {tuple(s.shape)}, the soft targets {tuple(t.shape)}')
-        taught = t.isfinite().all(1)
+        excluded = t==-torch.inf
+        taught = (t.isfinite()|excluded).all(1)&~excluded.all(1)
         kd = self.soft(s, t.where(taught[:,None], s.detach()), self.labels(y))      # no NaN may reach the gradient
         if kd.shape!=ce.shape:
             raise ValueError(f'the loss {self.name} gave the shape {tuple(kd.shape)} for {len(s)} rows: '
