@@ -12,7 +12,8 @@ from ..checks import check_name, check_one_of, check_weight
 from ..core import in_mode, plain_float32
 from .features import feature_losses
 from .teacher import match_classes, mean_logits
-from ..losses.distill import teacher_loss
+from .write import check_are_logits
+from ..losses.distill import BinaryKDLoss, TeacherLoss, teacher_loss
 from ..training.batch import SSLBatch, hook_modules, unwrap
 from ..training.step import SSLCallback
 
@@ -139,6 +140,7 @@ class DistillCallback(SSLCallback):
         return [self.feature_loss.projector(f, g).to(self.dls.device) for f,g in pairs]
     def trained(self): return list(self.projectors.parameters()) if self.features else []
     def before_train(self):
+        self.outputs_checked = False
         for n in self.nets: n.freeze()                  # other code may have put it into training mode
 
     def unsup_loss(self, b:SSLBatch):
@@ -157,8 +159,21 @@ class DistillCallback(SSLCallback):
         if zs[0].shape!=logits.shape:
             raise ValueError(f'the teacher gives logits of shape {tuple(zs[0].shape)}, the student '
                              f'{tuple(logits.shape)}: both must know the same classes')
+        if not self.outputs_checked: self._check_outputs(zs)
         z = mean_logits(zs, None, self.ensemble) if len(zs)>1 else zs[0]
         return self.loss(logits, z, b.y if side=='l' else None).mean()
+    def _check_outputs(self, zs):
+        "Are the outputs of the teachers logits? Looks at the first batch of an epoch, because that waits for the device"
+        activation = 'sigmoid' if isinstance(self.loss, BinaryKDLoss) else 'softmax'
+        for i,z in enumerate(zs):
+            who = f'the outputs of teacher {i+1}' if len(zs)>1 else "the teacher's outputs"
+            z = z.detach().cpu()
+            bad = z.isnan()|(z==torch.inf)&(activation=='softmax')
+            if bad.any(): raise ValueError(f'{who} are NaN or infinite in {bad.any(1).sum()} of the first {len(z)} rows: check its inputs and weights')
+            excluded = (z==-torch.inf).all(1).sum()
+            if excluded and activation=='softmax': raise ValueError(f'{who} exclude all classes, with a logit of −inf, in {excluded} of the first {len(z)} rows')
+            if isinstance(self.loss, TeacherLoss): check_are_logits(z.numpy(), activation, who, '; a network without its last layer is teacher[:-1]')
+        self.outputs_checked = True
     def _pair_losses(self, b, side, view, teacher_features):
         if not self.features: return
         for projector,name,g in zip(self.projectors, self.hooked_outputs, teacher_features):
