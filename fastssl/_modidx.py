@@ -2282,6 +2282,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'fastssl/training/stop_on_nan.py'),
                                               'fastssl.training.stop_on_nan.StopOnNaN._bad_step': ( 'training.stop_on_nan.html#stoponnan._bad_step',
                                                                                                     'fastssl/training/stop_on_nan.py'),
+                                              'fastssl.training.stop_on_nan.StopOnNaN._given': ( 'training.stop_on_nan.html#stoponnan._given',
+                                                                                                 'fastssl/training/stop_on_nan.py'),
                                               'fastssl.training.stop_on_nan.StopOnNaN._losses': ( 'training.stop_on_nan.html#stoponnan._losses',
                                                                                                   'fastssl/training/stop_on_nan.py'),
                                               'fastssl.training.stop_on_nan.StopOnNaN._states': ( 'training.stop_on_nan.html#stoponnan._states',
