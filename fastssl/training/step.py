@@ -224,12 +224,18 @@ class SSLStep(AttachedCallback):
         self.pending.setdefault(name, []).append(value.detach().clone() if isinstance(value, Tensor) else float(value))
 
     # ------ joining and leaving a learner
-    def attached(self): self.learn.remove_cbs([c for c in self.learn._grab_cbs(SSLStep) if c.auto])      # yours replaces one that a method added
+    def attached(self):
+        self.learn.remove_cbs([c for c in self.learn._grab_cbs(SSLStep) if c.auto])      # yours replaces one that a method added
+        self._unwrap_compiled()
+    def _unwrap_compiled(self):
+        net = compiled_in_place(self.learn.model)
+        if net is not self.learn.model: self.learn.model = net
     def detached(self): self.epoch_dl = self.view_maker = self.saved = self.ms = None
 
     # ------ before a fit
     def before_fit(self):
         if not in_fit(self.learn): return
+        self._unwrap_compiled()
         self.restore()                                      # after an interrupted lr_find
         self.restore_loss()                                 # after an interrupted step
         self.checked = self.labels_checked = False
@@ -294,7 +300,8 @@ class SSLStep(AttachedCallback):
         if asked: return asked
         norms_train = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.model.modules())
         kinds = {ViewMaker.kind(view) for _,view in self.rows}
-        return 'separate' if norms_train and len(kinds)>1 else 'joint'      # strong views would move the statistics of the others
+        one_row = self.learn.dl.bs==1                       # has no statistics of its own
+        return 'separate' if norms_train and len(kinds)>1 and not one_row else 'joint'      # strong views would move the statistics of the others
     def _rows(self, *reads):
         "The learner's own rows, then those of the methods: unlabeled before labeled"
         rows = L(row for r in reads for row in r).unique().filter(lambda row: row!=('l','weak'))
