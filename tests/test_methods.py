@@ -70,6 +70,17 @@ def test_with_fastai_callbacks(name):
             with pytest.raises(ValueError, match='several optimizer steps'): fit(learn)
         else: assert weights(fit(learn).model).isfinite().all()
 
+def twice(pred, y, reduction='mean'): return 2*F.cross_entropy(pred, y, reduction=reduction)
+@every
+def test_the_loss_of_the_learner_is_used(name):
+    "Class weights and smoothing, a focal loss or a function change the supervised loss of every method, also of those that replace it"
+    def sup(loss_func): return fit(learner(METHODS[name](), loss_func=loss_func, lr=0.)).recorder.ssl['sup_loss'][0]
+    w = torch.tensor([5.,1.,1.,.1,.1]*2)
+    plain = sup(CrossEntropyLossFlat())
+    values = [sup(f) for f in (nn.CrossEntropyLoss(weight=w, label_smoothing=.5), FocalLossFlat(), twice)]
+    assert all(math.isfinite(v) and abs(v-plain)>1e-5 for v in values), (plain, values)
+    if name!='mcd': close(values[-1], 2*plain, 1e-4)           # MCD adds a class-balance term
+
 @every
 def test_odd_data(name):
     "Three classes, three channels, a pool smaller than a batch, incomplete batches"

@@ -14,7 +14,7 @@ from .features import feature_losses
 from .teacher import match_classes, mean_logits
 from .write import check_are_logits
 from ..losses.distill import BinaryKDLoss, TeacherLoss, teacher_loss
-from ..training.batch import SSLBatch, hook_modules, unwrap
+from ..training.batch import SSLBatch, compiled_in_place, hook_modules, unwrap
 from ..training.step import SSLCallback
 
 # %% ../../nbs/70_distill.callback.ipynb #c32ce573
@@ -63,6 +63,7 @@ class OnlineTeacher(nn.Module):
     ):
         super().__init__()
         self.net,own_stats,vocab = _open_teacher(teacher)
+        if paths: self.net = compiled_in_place(self.net)         # whose inner modules have their own names
         stats = ifnone(stats, own_stats)
         self.affine = None if stats is None else renormalization(ifnone(norm_stats(dls), _no_norm), stats)
         self.perm = self._order(vocab, getattr(dls, 'vocab', None))

@@ -66,6 +66,16 @@ def plain_xb(
     return tuple(x.as_subclass(Tensor) if isinstance(x, Tensor) else x for x in tuplify(xb))
 
 # %% ../../nbs/31_training.batch.ipynb #c5da89fe
+class _InnerHooks(Hooks):
+    "Hooks on inner modules of `net`, which runs uncompiled until they are removed: compiled code does not call hooks that came later"
+    def __init__(self, net, modules):
+        self.compiled = [(m, m._compiled_call_impl) for m in net.modules() if m._compiled_call_impl is not None] if modules else []
+        for m,_ in self.compiled: m._compiled_call_impl = None
+        super().__init__(modules, lambda module, args, out: out, detach=False)
+    def remove(self):
+        super().remove()
+        for m,call in self.compiled: m._compiled_call_impl = call
+
 def hook_modules(
     net:nn.Module, # A network
     paths:dict # Name → path of a module in it, as in `net.named_modules()`
@@ -77,7 +87,7 @@ def hook_modules(
         near = difflib.get_close_matches(path, modules, 4, .3)
         hint = f'; near it: {near}' if near else ''
         raise ValueError(f"{type(net).__name__} has no module '{path}'{hint}; dict(model.named_modules()) lists them")
-    return Hooks([modules[path] for path in paths.values()], lambda module, args, out: out, detach=False)
+    return _InnerHooks(net, [modules[path] for path in paths.values()])
 
 # %% ../../nbs/31_training.batch.ipynb #7be18f97
 class SSLBatch:
