@@ -25,6 +25,7 @@ from .data.augment import *
 from .data.images import *
 from .data.splits import *
 from .data.loaders import *
+from .data.targets import *
 from .data.views import *
 from .data.unlabeled import *
 from .data.keypoints import *

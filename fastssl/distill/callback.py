@@ -11,6 +11,7 @@ from fastai.vision.all import *
 from ..checks import check_name, check_one_of, check_weight
 from ..core import in_mode, plain_float32
 from .features import feature_losses
+from .losses import check_teacher_loss
 from .teacher import match_classes, mean_logits
 from .write import check_are_logits
 from ..losses.distill import BinaryKDLoss, TeacherLoss, teacher_loss
@@ -115,6 +116,7 @@ class DistillCallback(SSLCallback):
         self.features,self.pool_views = dict(features or {}),L(views)
         self.nets = []
 
+    def check_targets(self, y): check_teacher_loss(self.loss, y, type(self).__name__, self.n_out or None)
     @property
     def views(self): return self.pool_views if self.learn is not None and self.dls.pool else L()
     @property

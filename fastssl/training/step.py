@@ -13,6 +13,7 @@ from fastai.vision.all import *
 from fastai.callback.mixup import MixHandler
 from ..checks import check_one_of
 from ..data.loaders import EpochDL
+from ..data.targets import check_one_class, first_target
 from ..data.views import ViewMaker
 from ..models.multihead import TwoNetworks
 from ..schedules import averaging_decay
@@ -74,6 +75,11 @@ class SSLCallback(AttachedCallback):
     )->dict: # Name → module; 'main' and 'neck' replace those of the model
         "Extra heads that `ssl_learner` adds to the model; their outputs are `b.<name>`"
         return {}
+    def check_targets(self,
+        y # Targets of the first batch
+    ):
+        "Raise a `ValueError` if the method cannot learn from such targets"
+        if self.classes: check_one_class(y, type(self).__name__, self.n_out)
     def setup(self): "Create the state, once; `self.n_out` and `self.n_pool` are known by then"
     def before_forward(self, b:SSLBatch): "Change `b.x` and `b.y` before the forward pass"
     def trained(self)->list: # Parameters
@@ -264,16 +270,11 @@ class SSLStep(AttachedCallback):
         if pair and not isinstance(net, TwoNetworks):
             raise ValueError(f'{type(pair).__name__} trains two networks, but the model is a {type(net).__name__}: let '
                              'ssl_learner build it, or use TwoNetworks(net, other_net)')
+        y = first_target(self.dls)
+        if y is not None: self._check_targets(y)
         self.checked = True
-    def _check_labels(self, y):
-        for m in self.ms:
-            if not m.classes: continue
-            one_class = isinstance(y, Tensor) and y.numel()==len(y) and not y.is_floating_point()
-            if one_class and m.n_out>1: continue
-            got = f'of shape {tuple(y.shape)} and type {y.dtype}' if isinstance(y, Tensor) else f'a {type(y).__name__}'
-            raise ValueError(f'{type(m).__name__} needs one class per row as label, and more than one class, but the labels '
-                             f'are {got} and there are {m.n_out} outputs: it does not apply to these data')
-        self.labels_checked = True
+    def _check_targets(self, y):
+        for m in self.ms: m.check_targets(y)
 
     # ------ before an epoch
     def before_train(self):
@@ -330,7 +331,8 @@ class SSLStep(AttachedCallback):
         self.canceled = self.moved = False
         *u,idx = to_device(dl.u, self.xb[0].device) if dl.u else (None,)
         dl.b = b = SSLBatch(self, dict(u=u, l=dl.raw), idx, self.xb, detuplify(plain_xb(self.yb)))
-        if not self.labels_checked: self._check_labels(b.y)
+        if not self.labels_checked: self._check_targets(b.y)                 # another callback may have changed them
+        self.labels_checked = True
         for m in self.ms: m.before_forward(b)
         b.groups = self._groups(b, self.rows)
         self.learn.xb = b.join(b.groups[0])
