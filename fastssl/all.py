@@ -21,6 +21,7 @@ from .models.layers import *
 from .models.multihead import *
 from .models.heads import *
 from .models.probe import *
+from .modules.domain_discriminator import *
 from .data.augment import *
 from .data.images import *
 from .data.splits import *
@@ -65,6 +66,8 @@ from .semi.dst import *
 from .semi.self_tuning import *
 from .semi.self_train import *
 from .adapt.afn import *
+from .adapt.dann import *
+from .adapt.cdan import *
 from .adapt.mcd import *
 from .adapt.mdd import *
 from .adapt.regda import *

@@ -11,6 +11,7 @@ module_of = {                # printed module → the method's module here
     'self_training.self_ensemble':'semi.mean_teacher', 'self_training.uda':'semi.uda', 'self_training.mcc':'semi.mcc', 'self_training.self_tuning':'semi.self_tuning',
     'self_training.flexmatch':'semi.flexmatch', 'self_training.dst':'semi.dst', 'vision.models.reid.loss':'semi.mutual',
     'adaptation.self_ensemble':'semi.mean_teacher', 'adaptation.mcc':'semi.mcc', 'adaptation.afn':'adapt.afn',
+    'alignment.dann':'adapt.dann', 'alignment.cdan':'adapt.cdan', 'modules.domain_discriminator':'modules.domain_discriminator',
     'alignment.mcd':'adapt.mcd', 'alignment.mdd':'adapt.mdd', 'alignment.regda':'adapt.regda', 'vision.models.keypoint_detection.loss':'adapt.regda'}
 documented = {
     'self_training.pseudo_label.ConfidenceBasedSelfTrainingLoss': dict(threshold=need),
@@ -35,6 +36,8 @@ documented = {
     'adaptation.afn.AdaptiveFeatureNorm': dict(delta=need),
     'adaptation.afn.Block': dict(in_features=need, bottleneck_dim=1000, dropout_p=.5),
     'adaptation.afn.ImageClassifier': dict(backbone=need, num_classes=need, num_blocks=1, bottleneck_dim=1000, dropout_p=.5),
+    'modules.domain_discriminator.DomainDiscriminator': dict(in_feature=need, hidden_size=need),
+    'alignment.cdan.ConditionalDomainAdversarialLoss': dict(domain_discriminator=need),
     'alignment.mcd.classifier_discrepancy': dict(predictions1=need, predictions2=need),
     'alignment.mcd.entropy': dict(predictions=need),
     'alignment.mcd.ImageClassifierHead': dict(in_features=need, num_classes=need, bottleneck_dim=1024, pool_layer=None),
@@ -141,3 +144,19 @@ def test_mdd_and_afn_examples():
     assert outputs.shape==outputs_adv.shape==(4,2) and regressor.bottleneck(regressor.backbone(x)).shape[1]==6
     norm = find('adaptation.afn.AdaptiveFeatureNorm')(delta=1)
     assert (norm(torch.randn(32,1000))+norm(torch.randn(32,1000))).ndim==0
+
+def test_mcc_example():
+    "MCC as a regularizer of CDAN: a discriminator for the features alone is enough"
+    from fastssl.modules.domain_discriminator import DomainDiscriminator
+    from fastssl.adapt.cdan import ConditionalDomainAdversarialLoss
+    from fastssl.semi.mcc import MinimumClassConfusionLoss
+    num_classes,feature_dim,batch_size,temperature = 2,1024,10,2.
+    discriminator = DomainDiscriminator(in_feature=feature_dim, hidden_size=1024)
+    cdan_loss = ConditionalDomainAdversarialLoss(discriminator, reduction='mean')
+    mcc_loss = MinimumClassConfusionLoss(temperature)
+    f_s,f_t = torch.randn(2,batch_size,feature_dim,requires_grad=True)
+    g_s,g_t = torch.randn(2,batch_size,num_classes,requires_grad=True)
+    total_loss = cdan_loss(g_s, f_s, g_t, f_t)+mcc_loss(g_t)
+    assert total_loss.ndim==0 and total_loss.isfinite()
+    total_loss.backward()
+    assert all(p.grad is not None for p in discriminator.parameters())

@@ -123,7 +123,7 @@ def test_methods_refuse(kind, name):
     learn = learner(kind, registered_methods[name].cls())
     with quiet(learn), pytest.raises((ValueError,TypeError)): learn.fit(1)
     assert getattr(learn.steps, 'n', 0)==0
-@pytest.mark.parametrize('name', ['mdd','mcd','afn','dst','selftuning','mutualmeanteaching'])
+@pytest.mark.parametrize('name', ['mdd','mcd','afn','dann','cdan','dst','selftuning','mutualmeanteaching'])
 @pytest.mark.parametrize('kind', ['labels','numbers'])
 def test_methods_with_heads_refuse(kind, name):
     dls,m,loss = kinds[kind]()
