@@ -91,7 +91,8 @@ from .cli.workflow import *
 
 # %% ../nbs/99_all.ipynb #4f9c52f6
 _in_their_modules = dict(
-    Block='adapt.afn', Classifier='semi.self_tuning', CrossEntropyLoss='losses.distill', ImageClassifierHead='adapt.mcd', ImageRegressor='adapt.mdd',
+    Block='adapt.afn', Classifier='semi.self_tuning', CrossEntropyLoss='losses.distill',
+    ImageClassifierHead='adapt.mcd', ImageRegressor='adapt.mdd',
     ImageClassifier='adapt.afn, adapt.mdd and semi.dst, with one meaning in each',
     entropy='losses.adapt, the entropy of each row, and in adapt.mcd, a class-balance term')
 for _name in _in_their_modules: globals().pop(_name, None)

@@ -42,7 +42,7 @@ class ConditionalDomainAdversarialLoss(DomainAdversarialLoss):
     def __init__(self,
         domain_discriminator:nn.Module, # Product of features and classes → probability of the source: a `DomainDiscriminator`
         entropy_conditioning:bool=False, # Do rows with an uncertain class count less?
-        randomized:bool=None, # Use a random projection of the product? None: if the discriminator has another number of inputs than classes times features
+        randomized:bool=None, # Use a random projection of the product? None: where the discriminator's inputs are not classes times features
         num_classes:int=None, # Number of classes; default: that of the first call
         features_dim:int=None, # Number of features; default: that of the first call
         randomized_dim:int=1024, # Size of the projection, if the discriminator does not tell by `in_feature`
@@ -62,7 +62,9 @@ class ConditionalDomainAdversarialLoss(DomainAdversarialLoss):
         randomized = n_in not in (None, product) if self.randomized is None else self.randomized
         if randomized: self.map = RandomizedMultilinearMap(features_dim, num_classes, n_in or self.randomized_dim)
         elif n_in in (None, product): self.map = multilinear_map
-        else: raise ValueError(f'the discriminator has {n_in} inputs, but {num_classes} classes times {features_dim} features are {product}: make it DomainDiscriminator({product}, …)')
+        else:
+            raise ValueError(f'the discriminator has {n_in} inputs, but {num_classes} classes times {features_dim} features are '
+                             f'{product}: make it DomainDiscriminator({product}, …)')
     @in_float32
     def domains(self,
         g_s:Tensor, # Logits of the source `(N, C)`
@@ -105,5 +107,6 @@ class CDANCallback(DANNCallback):
     def new_loss(self, dim, n_out):
         n_in = dim*n_out if dim*n_out<=self.most_products else self.randomized_dim
         discriminator = DomainDiscriminator(n_in, self.hidden_size or min(1024, 4*dim))
-        return ConditionalDomainAdversarialLoss(discriminator, self.entropy_conditioning, num_classes=n_out, features_dim=dim, grl=self.layer_cls(hi=self.hi))
+        return ConditionalDomainAdversarialLoss(
+            discriminator, self.entropy_conditioning, num_classes=n_out, features_dim=dim, grl=self.layer_cls(hi=self.hi))
     def domains(self, b:SSLBatch): return self.domain_head.loss.domains(b.l.weak, b.domain.l.weak, b.u.weak, b.domain.u.weak)

@@ -88,7 +88,8 @@ class DANNCallback(AdversarialCallback):
         "The head of the model that carries the loss"
         head = unwrap(self.model).heads['domain']
         if isinstance(head, DomainHead): return head
-        raise ValueError(f"{type(self).__name__}: the head 'domain' must be a DomainHead, not a {type(head).__name__}: let ssl_learner build the model")
+        raise ValueError(f"{type(self).__name__}: the head 'domain' must be a DomainHead, not a {type(head).__name__}: "
+                         'let ssl_learner build the model')
     def setup(self):
         self.domain_head                                # raises if the model has another one
         super().setup()

@@ -60,4 +60,5 @@ def check_one_class_data(
     if act is None: return
     p = act(torch.zeros(1,4))
     is_softmax = isinstance(p, Tensor) and abs(float(p.sum())-1)<1e-3
-    if not is_softmax: raise ValueError(f'{who} needs one class per row as label, but the loss {type(loss_func).__name__} is for other targets')
+    if is_softmax: return
+    raise ValueError(f'{who} needs one class per row as label, but the loss {type(loss_func).__name__} is for other targets')

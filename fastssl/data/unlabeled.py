@@ -61,7 +61,8 @@ def _check_single_labels(labels):
         several = is_listy(o) or isinstance(o, (set,frozenset,dict)) or getattr(o, 'ndim', 0)>0
         decimals = isinstance(o, (float,np.floating)) and math.isfinite(o) and o!=int(o)
         if several or decimals:
-            raise ValueError(f'hidden labels are one class per item, but that of item {i} is {o!r}: they are for reports on pseudo-labels; leave out `labels`')
+            raise ValueError(f'hidden labels are one class per item, but that of item {i} is {o!r}: '
+                             'they are for reports on pseudo-labels; leave out `labels`')
 
 def hidden_labels(
     labels, # One label per item, None or NaN if it is not known; or a function of the item

@@ -172,10 +172,13 @@ class DistillCallback(SSLCallback):
             who = f'the outputs of teacher {i+1}' if len(zs)>1 else "the teacher's outputs"
             z = z.detach().cpu()
             bad = z.isnan()|(z==torch.inf)&(activation=='softmax')
-            if bad.any(): raise ValueError(f'{who} are NaN or infinite in {bad.any(1).sum()} of the first {len(z)} rows: check its inputs and weights')
+            if bad.any():
+                raise ValueError(f'{who} are NaN or infinite in {bad.any(1).sum()} of the first {len(z)} rows: check its inputs and weights')
             excluded = (z==-torch.inf).all(1).sum()
-            if excluded and activation=='softmax': raise ValueError(f'{who} exclude all classes, with a logit of −inf, in {excluded} of the first {len(z)} rows')
-            if isinstance(self.loss, TeacherLoss): check_are_logits(z.numpy(), activation, who, '; a network without its last layer is teacher[:-1]')
+            if excluded and activation=='softmax':
+                raise ValueError(f'{who} exclude all classes, with a logit of −inf, in {excluded} of the first {len(z)} rows')
+            if isinstance(self.loss, TeacherLoss):
+                check_are_logits(z.numpy(), activation, who, '; a network without its last layer is teacher[:-1]')
         self.outputs_checked = True
     def _pair_losses(self, b, side, view, teacher_features):
         if not self.features: return

@@ -74,7 +74,8 @@ class MultiDistillLoss(DistillLoss):
     ):
         super().__init__(loss, **kwargs)
         if isinstance(self.soft, TeacherLoss) and not isinstance(self.soft, BinaryKDLoss):
-            raise ValueError(f"{self.name} compares distributions over classes that exclude each other, but items have several labels: use loss='binary_kd'")
+            raise ValueError(f"{self.name} compares distributions over classes that exclude each other, but items have several labels: "
+                             "use loss='binary_kd'")
         self.thresh = thresh
     def hard(self, s, y): return F.binary_cross_entropy_with_logits(s, y.float(), reduction='none').mean(1)
     def labels(self, y): return None

@@ -70,11 +70,12 @@ def check_are_logits(
 ):
     "Raise a `ValueError` if the outputs look like probabilities; warn where that is less certain"
     layer = last_layer(z)
-    if layer is None or (activation=='softmax' and layer=='log_softmax'): return       # the softmax of log-probabilities are the probabilities
+    if layer is None: return
+    if activation=='softmax' and layer=='log_softmax': return         # its softmax is that of the logits
     if activation=='sigmoid' and layer=='softmax' and z.size<=20: return
     what = 'log-probabilities' if layer=='log_softmax' else 'probabilities'
-    values = dict(softmax='in [0, 1], each row sums to 1', sigmoid='in [0, 1]', log_softmax='their exponentials sum to 1 in each row')[layer]
-    msg = f'{who} look like {what} ({values}), but logits are needed: take them before the {layer}{fix}'
+    values = dict(softmax='in [0, 1], each row sums to 1', sigmoid='in [0, 1]', log_softmax='their exponentials sum to 1 in each row')
+    msg = f'{who} look like {what} ({values[layer]}), but logits are needed: take them before the {layer}{fix}'
     if activation=='softmax' and layer=='sigmoid': warn(msg)
     else: raise ValueError(msg)
 

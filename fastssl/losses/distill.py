@@ -84,7 +84,7 @@ class TeacherLoss(LogitsLoss):
         if self.standardize: s,t = standardized(s),standardized(t)
         return reduced(self.rows(s, t, y), self.reduction)
     def _check_finite(self, t):
-        if not t.is_cpu or torch.compiler.is_compiling(): return        # elsewhere it would wait for the device; the loss is then not finite
+        if not t.is_cpu or torch.compiler.is_compiling(): return        # it would wait for the device; the loss is then not finite
         n = t.isinf().any(1).sum().item()
         if not n: return
         who = f'{type(self).__name__}(standardize=True)' if self.standardize else type(self).__name__

@@ -30,7 +30,8 @@ def _values(loss_func, pred, y):
     with NoneReduce(loss_func) as f: res = f(pred, y)
     if not isinstance(res, Tensor) or res.shape!=pred.shape[:1]:
         got = tuple(res.shape) if isinstance(res, Tensor) else type(res).__name__
-        raise ValueError(f"the loss {_name(loss_func)} with reduction='none' gave {got} for {len(pred)} rows: it must give one value per row")
+        raise ValueError(f"the loss {_name(loss_func)} with reduction='none' gave {got} for {len(pred)} rows: "
+                         'it must give one value per row')
     return res.as_subclass(Tensor)
 
 def _cross_entropy_of(loss_func):

@@ -19,7 +19,9 @@ class DomainDiscriminator(nn.Sequential):
     ):
         check_count(in_feature, 'in_feature', none=False)
         check_count(hidden_size, 'hidden_size', none=False)
-        def hidden(ni): return [nn.Linear(ni, hidden_size), *([nn.BatchNorm1d(hidden_size), nn.ReLU()] if batch_norm else [nn.ReLU(), nn.Dropout(.5)])]
+        def hidden(ni):
+            linear = nn.Linear(ni, hidden_size)
+            return [linear, nn.BatchNorm1d(hidden_size), nn.ReLU()] if batch_norm else [linear, nn.ReLU(), nn.Dropout(.5)]
         super().__init__(*hidden(in_feature), *hidden(hidden_size), nn.Linear(hidden_size, 1), nn.Sigmoid())
         self.in_feature = in_feature
 

@@ -31,7 +31,7 @@ def mix_rows(
 
 @register_method('two predictions agree')
 class MixMatchCallback(SSLCallback):
-    "MixUp of labeled rows and guessed labels ([MixMatch](https://arxiv.org/abs/1905.02249)). The supervised loss is the learner's own, expected over the mixed labels"
+    "MixUp of labeled rows and guessed labels ([MixMatch](https://arxiv.org/abs/1905.02249)). It keeps the learner's loss"
     views,classes = ('weak','weak2'),True
     replaces = 'l.weak','u.weak','u.weak2'
     logs = 'pseudo_acc',

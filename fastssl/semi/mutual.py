@@ -93,7 +93,7 @@ class MutualMeanTeachingCallback(SSLCallback):
         net = unwrap(self.model)
         if isinstance(net, TwoNetworks): net.joint = False        # the second network gets its own view
     def setup(self):
-        if self.by_class: check_one_class_data(self.dls, type(self).__name__, n_out=self.n_out)     # the classes are read before the first step
+        if self.by_class: check_one_class_data(self.dls, type(self).__name__, n_out=self.n_out)     # they are read before the first step
         self._check_heads()
         self._check_batch_size()
         self.teacher_model = EMATeacher(unwrap(self.model), averaging_decay(self.n_steps) if self.decay is None else self.decay, warmup=True).train()
