@@ -17,10 +17,12 @@ from .losses.adversarial import *
 from .losses.distill import *
 from .losses.keypoint import *
 from .losses.metric import *
+from .losses.rows import *
 from .models.layers import *
 from .models.multihead import *
 from .models.heads import *
 from .models.probe import *
+from .modules.domain_discriminator import *
 from .data.augment import *
 from .data.images import *
 from .data.folders import *
@@ -28,6 +30,7 @@ from .data.tables import *
 from .data.splits import *
 from .data.items import *
 from .data.loaders import *
+from .data.targets import *
 from .data.views import *
 from .data.unlabeled import *
 from .data.keypoints import *
@@ -67,6 +70,8 @@ from .semi.dst import *
 from .semi.self_tuning import *
 from .semi.self_train import *
 from .adapt.afn import *
+from .adapt.dann import *
+from .adapt.cdan import *
 from .adapt.mcd import *
 from .adapt.mdd import *
 from .adapt.regda import *
@@ -89,5 +94,14 @@ from .samples.figures import *
 from .cli.workflow import *
 
 # %% ../nbs/99_all.ipynb #4f9c52f6
-_general = 'Block','Classifier','CrossEntropyLoss','ImageClassifierHead'
-__all__ = [o for o in dir() if not o.startswith('_') and o not in _general]
+_in_their_modules = dict(
+    Block='adapt.afn', Classifier='semi.self_tuning', CrossEntropyLoss='losses.distill',
+    ImageClassifierHead='adapt.mcd', ImageRegressor='adapt.mdd',
+    ImageClassifier='adapt.afn, adapt.mdd and semi.dst, with one meaning in each',
+    entropy='losses.adapt, the entropy of each row, and in adapt.mcd, a class-balance term')
+for _name in _in_their_modules: globals().pop(_name, None)
+__all__ = [o for o in dir() if not o.startswith('_')]
+
+def __getattr__(name):
+    if name in _in_their_modules: raise AttributeError(f"'{name}' is not in fastssl.all: it is in {_in_their_modules[name]}")
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

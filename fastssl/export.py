@@ -13,6 +13,7 @@ from .files import check_writable
 from .models.heads import GlobalPool, Maps
 from .models.layers import L2PreservedDropout, WarmStartGradientLayer
 from .models.multihead import MultiHead, TwoNetworks, feature_shape
+from .training.batch import unwrap
 
 # %% ../nbs/45_export.ipynb #2a4acdc9
 def _is_fastssl(o):
@@ -24,7 +25,7 @@ def plain_model(
     model:nn.Module # Any model; it is not changed
 )->nn.Module: # A copy on the CPU, in evaluation mode
     "`model` without extra heads, with PyTorch's classes in place of fastssl's"
-    model = deepcopy(getattr(model, 'module', model)).cpu().eval()
+    model = deepcopy(unwrap(model)).cpu().eval()
     if isinstance(model, TwoNetworks):
         if model.mean:
             fix = 'set learn.model.mean = False to export the first alone, or use learn.export()'

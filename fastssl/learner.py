@@ -13,6 +13,7 @@ from .checks import check_one_of
 from .models.multihead import MultiHead, TwoNetworks, create_backbone, split_classifier
 from .models.probe import LinearProbe
 from .report.baselines import fit_probe, start_head
+from .training.batch import compiled_in_place, unwrap
 from .training.compatible import check_methods
 from .training.ema import EMACallback, copy_model
 from .training.pretrained import FrozenNorm, SlowBody, body_and_head, last_linear, looks_trained
@@ -80,7 +81,7 @@ def ssl_learner(
     split = _split_two(*(o.split for o in nets)) if two else net.split
     if normalize: _normalize(dls, net.stats)
     check_methods(methods, dls, getattr(model, 'out_names', ('logits',)))
-    learn = Learner(dls, model, cbs=cbs, splitter=ifnone(splitter, split), **kwargs)
+    learn = Learner(dls, model, cbs=cbs, splitter=ifnone(splitter, _OfNetwork(split)), **kwargs)
     if net.trained and not two:
         if body_lr!=1: learn.add_cb(SlowBody(body_lr))
         if freeze_norm: learn.add_cb(FrozenNorm())
@@ -95,9 +96,10 @@ class _Network(NamedTuple):
 
 def _architectures(arch, two):
     if is_listy(arch) and not two: raise ValueError('two architectures, but no method that trains two networks')
-    archs = L(arch) if is_listy(arch) else [arch, _second(arch)] if two else [arch]
+    archs = L(arch) if is_listy(arch) else L([arch])
     if len(archs)>2: raise ValueError(f'{len(archs)} architectures: give one, or two for a method that trains two networks')
-    return archs
+    archs = archs.map(lambda a: compiled_in_place(a) if isinstance(a, nn.Module) else a)
+    return [*archs, _second(archs[0])] if two and len(archs)==1 else archs
 
 def _network(arch, methods, n_out, dls, pretrained, neck, head):
     "A network with the heads that `methods` name"
@@ -161,6 +163,11 @@ def _second(arch):
     arch = copy_model(arch)
     if head:=last_linear(arch): head.reset_parameters()
     return arch
+
+class _OfNetwork:
+    "The splitter `split`, of the network inside `torch.compile`"
+    def __init__(self, split): self.split = split
+    def __call__(self, model): return self.split(unwrap(model))
 
 class _split_two:
     "Splitter of `TwoNetworks`: group by group, where both have as many"

@@ -19,6 +19,7 @@ def draw(kind, N=4, C=3, M=None, scale=1., dtype=torch.float32, gen=None, flat=F
     if kind.endswith('M'): kind,N = kind[:-1],M
     if kind in ('labels', 'ids'): return torch.randint(0, C if kind=='labels' else (1 if flat else 3), (N,), generator=gen)
     if kind in ('mask', 'weight'): return torch.rand(N, generator=gen, dtype=torch.float64).round().to(dtype)
+    if kind=='share': return (randn(N).sigmoid()*.9+.05).to(dtype)
     if kind=='weightK': return torch.rand(N, 3, generator=gen, dtype=torch.float64).to(dtype)
     x = (randn(N, 3, 5, 7) if kind in ('maps', 'heat') else randn(N, C))*scale
     if flat: x = x[:1].expand_as(x)
@@ -77,6 +78,7 @@ losses = dict(
     mdd_weights=Case(ClassificationMarginDisparityDiscrepancy(reduction='sum'), two.format('logits')+' w_s:weight w_t:weightM'),
     mdd_regression=Case(RegressionMarginDisparityDiscrepancy(), two.format('feats')),
     mdd_custom=Case(MarginDisparityDiscrepancy(abs_distance, l2_distance), two.format('feats').replace('y_s:', 'y_s*:').replace('y_t:', 'y_t*:')),
+    domain=Case(domain_loss, 'd_s*:share d_t*:shareM w_s:weight w_t:weightM'),
     worst_case=Case(WorstCaseEstimationLoss(2.), two.format('logits')),
     triplet=Case(TripletLoss(.3), 'f*:feats labels:ids'),
     triplet_normalized=Case(TripletLoss(.3, True), 'f*:feats labels:ids'),

@@ -18,11 +18,11 @@ METHODS = dict(
     freematch = partial(FreeMatchCallback, .9), softmatch = partial(SoftMatchCallback, decay=.9), adamatch = partial(AdaMatchCallback, .9, decay=.9), dash = partial(DashCallback, .05, 1.001),
     mutual = partial(MutualMeanTeachingCallback, pretrain=0, decay=.9),
     mixmatch = partial(MixMatchCallback, weight=1.), vat = VATCallback, dst = partial(DSTCallback, low, max_iters=10), self_tuning = partial(SelfTuningCallback, 4, .9, projection_dim=8),
-    mdd = partial(MDDCallback, hi=1., max_iters=4), mcd = partial(MCDCallback, num_k=2), afn = partial(AFNCallback, entropy=1., weight=1.),
+    mdd = partial(MDDCallback, hi=1., max_iters=4), mcd = partial(MCDCallback, num_k=2), afn = partial(AFNCallback, entropy=1., weight=1.), dann = partial(DANNCallback, max_iters=4), cdan = partial(CDANCallback, max_iters=4),
 )
 every = pytest.mark.parametrize('name', METHODS)
 replaces_loss = {'uda_tsa','defixmatch','mixmatch','self_tuning','mcd'}
-no_threshold = {'mdd','mcd','afn','mutual','pi_model','mean_teacher','mcc','mixmatch','vat','self_tuning'}
+no_threshold = {'mdd','mcd','afn','dann','cdan','mutual','pi_model','mean_teacher','mcc','mixmatch','vat','self_tuning'}
 
 def learner(cb, dls=None, **kw):
     dls = dls or mk_dls()
@@ -69,6 +69,17 @@ def test_with_fastai_callbacks(name):
         elif name=='mcd' and isinstance(cbs[0], GradientAccumulation):
             with pytest.raises(ValueError, match='several optimizer steps'): fit(learn)
         else: assert weights(fit(learn).model).isfinite().all()
+
+def twice(pred, y, reduction='mean'): return 2*F.cross_entropy(pred, y, reduction=reduction)
+@every
+def test_the_loss_of_the_learner_is_used(name):
+    "Class weights and smoothing, a focal loss or a function change the supervised loss of every method, also of those that replace it"
+    def sup(loss_func): return fit(learner(METHODS[name](), loss_func=loss_func, lr=0.)).recorder.ssl['sup_loss'][0]
+    w = torch.tensor([5.,1.,1.,.1,.1]*2)
+    plain = sup(CrossEntropyLossFlat())
+    values = [sup(f) for f in (nn.CrossEntropyLoss(weight=w, label_smoothing=.5), FocalLossFlat(), twice)]
+    assert all(math.isfinite(v) and abs(v-plain)>1e-5 for v in values), (plain, values)
+    if name!='mcd': close(values[-1], 2*plain, 1e-4)           # MCD adds a class-balance term
 
 @every
 def test_odd_data(name):

@@ -15,6 +15,7 @@ from ..models.heads import *
 from ..data.keypoints import KeypointLoss, visible_points
 from ..models.layers import *
 from ..losses.keypoint import FastPseudoLabelGenerator2d, JointsKLLoss, RegressionDisparity
+from ..losses.keypoint import PseudoLabelGenerator2d  # documented under this method
 from ..models.multihead import features_and_heads
 from ..training.registry import register_method
 
@@ -45,6 +46,12 @@ class PoseResNet2d(MethodModel):
         if gl is None: gl = WarmStartGradientLayer(hi=.1)
         super().__init__(body, upsampling, head, adv=nn.Sequential(gl, adv))
         self.finetune = finetune
+    @property
+    def upsampling(self)->nn.Module: return self.neck
+    @property
+    def head_adv(self)->nn.Module: # Without the layer before it
+        "The adversarial regressor"
+        return self.heads['adv'][1]
 
 # %% ../../nbs/60_adapt.regda.ipynb #ba2f43d7
 @register_method('another domain', targets='points')

@@ -16,6 +16,7 @@ from .items import as_items, check_classes, in_vocab, items_dataset
 from .loaders import RowsDL, UnlabeledDL, as_in_validation, batch_transforms, required_pool, rows_in_memory
 from .splits import ClassSplitter, rows_of
 from .tables import as_bools, as_labels, column_position, is_missing, LabelCoder, labeled_files, read_table
+from .targets import check_one_class_data
 from .views import ViewMaker
 
 # %% ../../nbs/23_data.unlabeled.ipynb #12cc59f5
@@ -52,6 +53,14 @@ def class_vocab(
     return vocab[-1] if is_nested else vocab
 
 def _code_itself(o): return int(o) if isinstance(o, (int,bool)) else None
+def _check_single_labels(labels):
+    "Raise a `ValueError` if a label is none of one class: a list, a tensor of several values, a number with decimals"
+    for i,o in enumerate(labels):
+        several = is_listy(o) or isinstance(o, (set,frozenset,dict)) or getattr(o, 'ndim', 0)>0
+        decimals = isinstance(o, (float,np.floating)) and math.isfinite(o) and o!=int(o)
+        if several or decimals:
+            raise ValueError(f'hidden labels are one class per item, but that of item {i} is {o!r}: '
+                             'they are for reports on pseudo-labels; leave out `labels`')
 
 def hidden_labels(
     labels, # One label per item, missing (None, NaN, pd.NA, blank) if it is not known; or a function of the item
@@ -61,9 +70,8 @@ def hidden_labels(
     "Codes of the hidden labels, which are used for reports, never to train"
     if callable(labels): labels = [labels(o) for o in rows_of(items)]
     if len(labels)!=len(items): raise ValueError(f'{len(labels)} hidden labels for {len(items)} unlabeled items')
+    _check_single_labels(labels)
     labels = as_labels(labels)
-    if several:=[o for o in labels if is_listy(o) or isinstance(o, (Tensor,np.ndarray,set))]:
-        raise ValueError(f'hidden labels are one class per item, but one is {several[0]!r}')
     has_vocab = vocab is not None and len(vocab)
     coder = LabelCoder(vocab) if has_vocab else _code_itself
     codes = [-1 if o is None else coder(o) for o in labels]
@@ -180,6 +188,7 @@ def add_unlabeled(self:DataLoaders,
     pool.steps_given = n_steps is not None
     pool.items,pool.view_tfms = pool_items,views
     if labels is not None:
+        check_one_class_data(self, 'labels=…, the hidden labels of the pool,', fix='leave out `labels`, which reports on pseudo-labels use')
         labels = _labels_of_pool(labels, items, len(train_ds) if include_labeled else 0)
         pool.labels = hidden_labels(labels, range(pool.n), class_vocab(self))
     if in_memory or _is_table(train_ds): pool.labeled_rows = rows_in_memory(train)

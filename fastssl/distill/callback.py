@@ -11,9 +11,11 @@ from fastai.vision.all import *
 from ..checks import check_name, check_one_of, check_weight
 from ..core import in_mode, plain_float32
 from .features import feature_losses
+from .losses import check_teacher_loss
 from .teacher import match_classes, mean_logits
-from ..losses.distill import teacher_loss
-from ..training.batch import SSLBatch, hook_modules, unwrap
+from .write import check_are_logits
+from ..losses.distill import BinaryKDLoss, TeacherLoss, teacher_loss
+from ..training.batch import SSLBatch, compiled_in_place, hook_modules, unwrap
 from ..training.step import SSLCallback
 
 # %% ../../nbs/70_distill.callback.ipynb #c32ce573
@@ -62,6 +64,7 @@ class OnlineTeacher(nn.Module):
     ):
         super().__init__()
         self.net,own_stats,vocab = _open_teacher(teacher)
+        if paths: self.net = compiled_in_place(self.net)         # whose inner modules have their own names
         stats = ifnone(stats, own_stats)
         self.affine = None if stats is None else renormalization(ifnone(norm_stats(dls), _no_norm), stats)
         self.perm = self._order(vocab, getattr(dls, 'vocab', None))
@@ -113,6 +116,7 @@ class DistillCallback(SSLCallback):
         self.features,self.pool_views = dict(features or {}),L(views)
         self.nets = []
 
+    def check_targets(self, y): check_teacher_loss(self.loss, y, type(self).__name__, self.n_out or None)
     @property
     def views(self): return self.pool_views if self.learn is not None and self.dls.pool else L()
     @property
@@ -139,6 +143,7 @@ class DistillCallback(SSLCallback):
         return [self.feature_loss.projector(f, g).to(self.dls.device) for f,g in pairs]
     def trained(self): return list(self.projectors.parameters()) if self.features else []
     def before_train(self):
+        self.outputs_checked = False
         for n in self.nets: n.freeze()                  # other code may have put it into training mode
 
     def unsup_loss(self, b:SSLBatch):
@@ -157,8 +162,24 @@ class DistillCallback(SSLCallback):
         if zs[0].shape!=logits.shape:
             raise ValueError(f'the teacher gives logits of shape {tuple(zs[0].shape)}, the student '
                              f'{tuple(logits.shape)}: both must know the same classes')
+        if not self.outputs_checked: self._check_outputs(zs)
         z = mean_logits(zs, None, self.ensemble) if len(zs)>1 else zs[0]
         return self.loss(logits, z, b.y if side=='l' else None).mean()
+    def _check_outputs(self, zs):
+        "Are the outputs of the teachers logits? Looks at the first batch of an epoch, because that waits for the device"
+        activation = 'sigmoid' if isinstance(self.loss, BinaryKDLoss) else 'softmax'
+        for i,z in enumerate(zs):
+            who = f'the outputs of teacher {i+1}' if len(zs)>1 else "the teacher's outputs"
+            z = z.detach().cpu()
+            bad = z.isnan()|(z==torch.inf)&(activation=='softmax')
+            if bad.any():
+                raise ValueError(f'{who} are NaN or infinite in {bad.any(1).sum()} of the first {len(z)} rows: check its inputs and weights')
+            excluded = (z==-torch.inf).all(1).sum()
+            if excluded and activation=='softmax':
+                raise ValueError(f'{who} exclude all classes, with a logit of −inf, in {excluded} of the first {len(z)} rows')
+            if isinstance(self.loss, TeacherLoss):
+                check_are_logits(z.numpy(), activation, who, '; a network without its last layer is teacher[:-1]')
+        self.outputs_checked = True
     def _pair_losses(self, b, side, view, teacher_features):
         if not self.features: return
         for projector,name,g in zip(self.projectors, self.hooked_outputs, teacher_features):

@@ -25,7 +25,7 @@ def distill_learner(
     dls:DataLoaders, # Data, with a `SoftCategoryBlock`; any data if there is a `teacher`
     arch, # The student: a timm name, a torchvision or fastai function, or a network
     teacher=None, # Online teacher: a `Learner`, a network, a timm name, or a list of them
-    loss=None, # As in `DistillLoss`, or `DistillCallback` for an online teacher; default: the block's, 'kd' for an online teacher
+    loss=None, # As in `DistillLoss`, or `DistillCallback` for an online teacher; default: the block's, 'kd' for an online teacher ('binary_kd' is for several labels per item)
     weight:float=None, # Weight of the teacher's loss; default: by the loss for saved targets, 1 for an online teacher
     features:dict=None, # Path of a module of the student → path of a module of the online teacher, see `DistillCallback`
     loss_args:dict=None, # Arguments of the loss: dict(T=4.) …

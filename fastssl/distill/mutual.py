@@ -8,6 +8,7 @@ __all__ = ['MutualLearningCallback']
 # %% ../../nbs/70_distill.mutual.ipynb #07c629a3
 from fastai.basics import *
 from ..checks import check_weight
+from .losses import check_teacher_loss
 from ..losses.distill import teacher_loss
 from ..models.multihead import TwoNetworks
 from ..training.batch import SSLBatch, unwrap
@@ -26,6 +27,7 @@ class MutualLearningCallback(SSLCallback):
         check_weight(mutual_weight, 'mutual_weight')
         self.loss = teacher_loss(loss, **kwargs)
         self.mutual_weight,self.pool_views = mutual_weight,L(views)
+    def check_targets(self, y): check_teacher_loss(self.loss, y, type(self).__name__, self.n_out or None)
     @property
     def views(self): return self.pool_views if self.learn is not None and self.dls.pool else L()
     def before_fit(self):

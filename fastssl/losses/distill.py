@@ -29,9 +29,13 @@ def distillation_kl(
     check_reduction(reduction, 'batchmean')
     log_s = (y_student/T).log_softmax(-1)
     log_t = (y_teacher.detach()/T).log_softmax(-1)
-    kl = F.kl_div(log_s, log_t, reduction='none', log_target=True)
+    kl = _times(log_t.exp(), log_t-log_s)
     if reduction!='batchmean': return reduced(kl, reduction)
     return reduced(kl, 'sum')/max(len(kl), 1)
+
+def _times(p, x):
+    "`p*x`, and 0 where `p` is 0 even if `x` is infinite: 0·log 0 is 0"
+    return torch.where(p==0, 0., p*x)
 
 class LogitsLoss(Module):
     "Base class of losses on logits: tells a `Learner` how to turn outputs into predictions"
@@ -56,6 +60,7 @@ class KnowledgeDistillationLoss(LogitsLoss):
 # %% ../../nbs/05_losses.distill.ipynb #e7ecec3b
 class TeacherLoss(LogitsLoss):
     "Base class of the losses below: one value per row of logits `(N, C)`; without labels, the teacher's decisions are used"
+    needs_finite = False    # may no logit of the teacher be −inf, the logit of a class that it excludes?
     def __init__(self,
         T:float=1., # Temperature
         standardize:bool=False, # First give the logits of each row mean 0 and standard deviation 1?
@@ -74,9 +79,17 @@ class TeacherLoss(LogitsLoss):
         check_logits(s=s, t=t)
         check_same_shape(s=s, t=t)
         t = t.detach()
+        if self.standardize or self.needs_finite: self._check_finite(t)
         if y is None: y = t.argmax(1)
         if self.standardize: s,t = standardized(s),standardized(t)
         return reduced(self.rows(s, t, y), self.reduction)
+    def _check_finite(self, t):
+        if not t.is_cpu or torch.compiler.is_compiling(): return        # it would wait for the device; the loss is then not finite
+        n = t.isinf().any(1).sum().item()
+        if not n: return
+        who = f'{type(self).__name__}(standardize=True)' if self.standardize else type(self).__name__
+        raise ValueError(f"the teacher's logits are infinite in {n} of {len(t)} rows, and {who} compares logits: give classes that the "
+                         "teacher excludes a low finite logit, such as -30, or use a loss of probabilities: 'kd'")
 
 def standardized(
     z:Tensor # Logits `(N, C)`
@@ -95,19 +108,22 @@ class BinaryKDLoss(TeacherLoss):
     "The same for independent classes (sigmoid): the sum over classes of T²·KL of two Bernoulli distributions"
     def rows(self, s, t, y):
         s,t = s/self.T,t/self.T
-        positive = t.sigmoid()*(F.logsigmoid(t)-F.logsigmoid(s))
-        negative = (-t).sigmoid()*(F.logsigmoid(-t)-F.logsigmoid(-s))
+        positive = _times(t.sigmoid(), F.logsigmoid(t)-F.logsigmoid(s))
+        negative = _times((-t).sigmoid(), F.logsigmoid(-t)-F.logsigmoid(-s))
         return (positive+negative).sum(1)*self.T**2
 
 class LogitMSELoss(TeacherLoss):
     "Mean over classes of the squared difference of the logits, with each row centered: a softmax ignores shifts"
+    needs_finite = True
     def rows(self, s, t, y):
         s,t = s-s.mean(1, keepdim=True),t-t.mean(1, keepdim=True)
         return (s-t).div(self.T).pow(2).mean(1)*self.T**2
 
 class HardDistillationLoss(TeacherLoss):
     "Cross-entropy against the teacher's decision ([DeiT](https://arxiv.org/abs/2012.12877))"
-    def rows(self, s, t, y): return F.cross_entropy(s, t.argmax(1), reduction='none')
+    def rows(self, s, t, y):
+        loss = F.cross_entropy(s, t.argmax(1), reduction='none')
+        return torch.where(t.isnan().any(1), torch.nan, loss)                # not a decision for the class with NaN
 
 # %% ../../nbs/05_losses.distill.ipynb #8f525c47
 def _others(z, y):
@@ -115,6 +131,7 @@ def _others(z, y):
     j = torch.arange(z.shape[1]-1, device=z.device)[None]
     return z.gather(1, j+(j>=y[:,None]).long())
 def _pick(z, y): return z.gather(1, y[:,None])
+def _excludes_all(t): return (t==-torch.inf).all(1, keepdim=True)
 
 class DKDLoss(TeacherLoss):
     "KL of target class against the rest, and KL within the rest, with separate weights ([Zhao et al.](https://arxiv.org/abs/2203.08679))"
@@ -132,6 +149,7 @@ class DKDLoss(TeacherLoss):
         so,to = _others(s, y),_others(t, y)
         def target_and_rest(z, rest): return torch.cat([_pick(z, y), rest.logsumexp(1, keepdim=True)], 1)
         target = _kl(target_and_rest(s, so), target_and_rest(t, to))
+        to = torch.where(_excludes_all(to), so.detach(), to)                 # then there is nothing to learn within the rest
         return (self.alpha*target+self.beta*_kl(so, to))*self.T**2
 
 class NKDLoss(TeacherLoss):
@@ -147,7 +165,8 @@ class NKDLoss(TeacherLoss):
         check_labels(y, s.shape[1], 'y')
         so,to = _others(s, y)/self.T,_others(t, y)/self.T
         target = _pick(t.softmax(1), y)*_pick(s.log_softmax(1), y)
-        return -target[:,0]+self.gamma*self.T**2*soft_cross_entropy(so, to.softmax(1))
+        rest = torch.where(_excludes_all(to), 0., to.softmax(1))
+        return -target[:,0]+self.gamma*self.T**2*soft_cross_entropy(so, rest)
 
 class DISTLoss(TeacherLoss):
     "1−Pearson correlation of the probabilities, per row and per class over the batch ([Huang et al.](https://arxiv.org/abs/2205.10536))"

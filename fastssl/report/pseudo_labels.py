@@ -13,6 +13,7 @@ from ..core import in_mode
 from ..files import printable
 from ..calibration import expected_calibration_error, reliability_bins
 from ..data.items import as_items
+from ..data.targets import check_one_class_data
 from ..data.unlabeled import class_vocab, hidden_labels, pool_dataset
 from ..data.loaders import UnlabeledDL, required_pool
 from ..training.step import SSLCallback
@@ -100,10 +101,12 @@ def predict_pool(
     rows=None, # Indices into the pool; default: all
     pool:UnlabeledDL=None # Another pool; default: that of the data
 )->Tensor: # Probabilities, one row per item, on the CPU
-    "Predict on the pool; the learner is left unchanged"
+    "Predict on the pool; the learner is left unchanged. Raises `ValueError` unless the labels of the data are one class per row"
+    check_one_class_data(learn.dls, 'a pseudo-label', learn.loss_func)
     dl = learn.dls.pool_dl(view, rows, pool)
     with _untouched(learn): probs = learn.get_preds(dl=dl, act=lambda p: p.float().softmax(-1), reorder=False)[0]
     if probs.ndim!=2: raise ValueError(f'pseudo-labels need one class per item, but the model gives outputs of shape {tuple(probs.shape)}')
+    if probs.shape[1]<2: raise ValueError('pseudo-labels need more than one class, but the model has one output')
     if len(probs)!=dl.n: raise ValueError(f'{dl.n-len(probs)} of {dl.n} items could not be read')
     return probs
 
@@ -287,6 +290,7 @@ def plot_class_balance(
     ax=None # Axes to draw on; default: new ones
 ): # The axes
     "Plot the share of each class among the labels, the pseudo-labels that are kept, and the hidden labels, if known"
+    check_one_class_data(dls, 'plot_class_balance')
     codes,vocab = _label_codes(dls),class_vocab(dls)
     if vocab is None: vocab = range(max([*codes, *pseudo.label])+1)
     sets = _sets_of_labels(pseudo, pd.Series([vocab[i] for i in codes]))

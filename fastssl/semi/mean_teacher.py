@@ -10,6 +10,8 @@ from fastai.basics import *
 from ..checks import check_weight
 from ..schedules import SchedRampUp
 from ..losses.semi import ClassBalanceLoss
+from ..losses.semi import ConsistencyLoss, L2ConsistencyLoss  # documented under this method
+from ..training.ema import EMATeacher, EmaTeacher  # documented under this method
 from .consistency import ConsistencyCallback
 from ..training.batch import SSLBatch
 from ..training.registry import register_method

@@ -31,7 +31,7 @@ def mix_rows(
 
 @register_method('two predictions agree')
 class MixMatchCallback(SSLCallback):
-    "MixUp of labeled rows and guessed labels ([MixMatch](https://arxiv.org/abs/1905.02249)). Replaces the loss with cross-entropy"
+    "MixUp of labeled rows and guessed labels ([MixMatch](https://arxiv.org/abs/1905.02249)). It keeps the learner's loss"
     views = 'weak','weak2'
     classes = trusts_pool = True
     replaces = 'l.weak','u.weak','u.weak2'
@@ -59,13 +59,15 @@ class MixMatchCallback(SSLCallback):
         if not all(isinstance(x, Tensor) and x.is_floating_point() for x in xs):
             problem = 'MixMatch mixes single floating-point inputs, and these data have others'
             raise TypeError(f'{problem}: use another method, such as MeanTeacherCallback')
+        if getattr(b.y, 'soft', None) is not None:
+            raise ValueError("MixMatch mixes labels, which it cannot do with a teacher's soft targets: use another method, or plain labels")
         q = self.guess(b)
         self.log_pseudo_labels(b, q.argmax(1), torch.ones_like(q[:,0]))
         one_hot = q.new_zeros(len(b.labels), q.shape[1]).scatter_(1, b.labels[:,None], 1.)
         x,y = mix_rows(torch.cat(xs), torch.cat([one_hot, q, q]), self.alpha)
         b.x.l.weak,b.x.u.weak,b.x.u.weak2 = x.split((len(one_hot), len(q), len(q)))
         b.mixed_l,b.mixed_u = y.split((len(one_hot), 2*len(q)))
-    def sup_loss(self, b:SSLBatch): return soft_cross_entropy(b.pred, b.mixed_l).mean()
+    def sup_loss(self, b:SSLBatch): return b.soft_label_loss(b.pred, b.mixed_l)
     def unsup_loss(self, b:SSLBatch):
         logits = torch.cat([b.u.weak, b.u.weak2])
         return consistency(logits, b.mixed_u, self.distance).mean()

@@ -11,9 +11,11 @@ from sklearn.cluster import KMeans
 from ..checks import *
 from ..core import *
 from ..schedules import averaging_decay
+from ..data.targets import check_one_class_data
 from ..data.unlabeled import *
 from ..training.ema import EMATeacher
 from ..data.loaders import batch_transforms, mixed_seed, rows_in_memory
+from ..losses.distill import CrossEntropyLoss  # documented under this method
 from ..losses.metric import SoftTripletLoss
 from ..models.multihead import TwoNetworks
 from .clusters import *
@@ -66,6 +68,8 @@ class MutualMeanTeachingCallback(SSLCallback):
     @property
     def by_class(self)->bool: return self.n_clusters is None
     @property
+    def classes(self)->bool: return self.by_class
+    @property
     def output(self)->str: return 'logits' if self.by_class else 'cluster'       # output of the head that is set to the centers
     def heads(self, nf, n_out):
         if self.by_class: return dict(feat=nn.Identity(), main=ClusterHead(nf, n_out))
@@ -89,6 +93,7 @@ class MutualMeanTeachingCallback(SSLCallback):
         net = unwrap(self.model)
         if isinstance(net, TwoNetworks): net.joint = False        # the second network gets its own view
     def setup(self):
+        if self.by_class: check_one_class_data(self.dls, type(self).__name__, n_out=self.n_out)     # they are read before the first step
         self._check_heads()
         self._check_batch_size()
         self.teacher_model = EMATeacher(unwrap(self.model), averaging_decay(self.n_steps) if self.decay is None else self.decay, warmup=True).train()

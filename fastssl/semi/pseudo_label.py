@@ -7,6 +7,7 @@ __all__ = ['PseudoLabelCallback']
 
 # %% ../../nbs/50_semi.pseudo_label.ipynb #150e14b1
 from fastcore.meta import delegates
+from ..losses.semi import ConfidenceBasedSelfTrainingLoss  # documented under this method
 from .consistency import ConsistencyCallback
 from ..training.registry import register_method
 

@@ -12,6 +12,7 @@ from fastai.vision.all import *
 from ..checks import *
 from ..core import *
 from ..data.loaders import required_pool
+from ..data.targets import check_one_class_data
 from ..training.ema import copy_model
 from ..losses.semi import consistency
 from ..report.pseudo_labels import predict_pool
@@ -46,6 +47,7 @@ class SoftTargetCallback(SSLCallback):
         if targets.ndim==2 and temperature!=1: targets = sharpen(targets, temperature)
         store_attr()
 
+    classes = True
     @property
     def views(self): return (self.view,)
     def setup(self):
@@ -203,6 +205,7 @@ def self_train(
 )->pd.DataFrame: # Row per round: items kept, their classes, accuracy if hidden labels are known, metrics; also in `learn.rounds`
     "Train a teacher on the labels, then students on pseudo-labels, each the teacher of the next; `learn.model` becomes the last one"
     pool = required_pool(learn.dls, 'self-training')
+    check_one_class_data(learn.dls, 'self-training', learn.loss_func)
     check_count(rounds, 'rounds', none=False)
     thresholds = _per_round(threshold, rounds, 'threshold')
     shares = _per_round(share, rounds, 'share')

@@ -104,7 +104,7 @@ class Normalize2d(Module):
     "Scale each row to unit length"
     def forward(self, x:Tensor)->Tensor: return F.normalize(x, dim=1)
 
-class SelfTuningClassifier(MethodModel):
+class SelfTuningClassifier(MethodClassifier):
     "Classifier with a projector; `(projections, logits)` in training, logits in evaluation"
     slow = ('body', 'heads.proj')
     def __init__(self,
@@ -116,11 +116,9 @@ class SelfTuningClassifier(MethodModel):
         pool_layer:nn.Module=None # Maps features of the backbone to vectors; default: the mean over pixels
     ):
         body,pool,nf = body_and_pool(backbone, pool_layer)
-        neck = nn.Sequential(pool, bottleneck(nf, bottleneck_dim))
-        head = nn.Linear(bottleneck_dim, num_classes)
+        neck,head = [bottleneck(nf, bottleneck_dim)],nn.Linear(bottleneck_dim, num_classes)
         projector = nn.Sequential(nn.Linear(bottleneck_dim, projection_dim), Normalize2d())
-        super().__init__(body, neck, head, proj=projector)
-        self.finetune = finetune
+        super().__init__(body, pool, neck, head, num_classes, bottleneck_dim, finetune, proj=projector)
         self.projection_dim = projection_dim
 
     @property

@@ -9,6 +9,8 @@ __all__ = ['tsa_schedules', 'tsa_loss', 'UDACallback']
 from fastai.basics import *
 from ..checks import *
 from ..core import *
+from ..losses.rows import row_losses, weighted_mean
+from ..losses.semi import StrongWeakConsistencyLoss  # documented under this method
 from .consistency import ConsistencyCallback
 from ..training.batch import SSLBatch
 from ..training.registry import register_method
@@ -23,14 +25,15 @@ def tsa_loss(
     logits:Tensor, # Logits of labeled rows `(N, C)`
     y:Tensor, # Labels `(N,)`
     pct:float, # Share of training done
-    schedule:str='linear' # 'linear', 'exp' or 'log'
+    schedule:str='linear', # 'linear', 'exp' or 'log'
+    loss_func=F.cross_entropy # Loss of (logits, labels), as in `row_losses`
 )->Tensor: # Scalar
-    "Mean cross-entropy of the rows whose label has at most the probability allowed at `pct`"
+    "Mean loss of the rows whose label has at most the probability allowed at `pct`"
     C = logits.shape[1]
     most = tsa_schedules[schedule](pct)*(1-1/C)+1/C
-    loss = F.cross_entropy(logits, y, reduction='none')
-    keep = (loss.detach()>=-math.log(most)).to(loss.dtype)
-    return (loss*keep).sum()/keep.sum().clamp(min=1)
+    labels = y.flatten().long().as_subclass(Tensor)
+    keep = F.cross_entropy(logits.detach(), labels, reduction='none')>=-math.log(most)
+    return weighted_mean(*row_losses(loss_func, logits, y), keep.to(logits.dtype))
 
 @register_method('confident predictions become labels')
 class UDACallback(ConsistencyCallback):
@@ -43,7 +46,7 @@ class UDACallback(ConsistencyCallback):
         weight=1., # Loss weight: a number, or a function of the share of training done
         temperature:float=.4, # Temperature of the target: below 1 sharpens
         student_temperature:float=1., # Divisor of the student's logits
-        tsa:str=None, # Training signal annealing: 'linear', 'exp' or 'log'; None: off. It replaces the learner's loss with cross-entropy
+        tsa:str=None, # Training signal annealing: 'linear', 'exp' or 'log'; None: off. It leaves labeled rows out of the learner's loss
         **kwargs
     ):
         check_one_of(tsa, (None, *tsa_schedules), 'tsa')
@@ -54,5 +57,5 @@ class UDACallback(ConsistencyCallback):
     def sup_loss(self):
         "`annealed` with `tsa`; otherwise None, and the learner's loss stays"
         if self.tsa: return self.annealed
-    def annealed(self, b:SSLBatch): return tsa_loss(b.pred, b.labels, b.pct, self.tsa)
+    def annealed(self, b:SSLBatch): return tsa_loss(b.pred, b.y, b.pct, self.tsa, b.step.base_loss)
     def student_logits(self, b:SSLBatch): return super().student_logits(b)/self.student_temperature

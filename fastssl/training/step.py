@@ -13,6 +13,7 @@ from fastai.vision.all import *
 from fastai.callback.mixup import MixHandler
 from ..checks import check_one_of, check_share
 from ..data.loaders import EpochDL
+from ..data.targets import check_one_class, first_target
 from ..data.views import ViewMaker
 from ..models.multihead import TwoNetworks
 from ..schedules import averaging_decay
@@ -75,6 +76,11 @@ class SSLCallback(AttachedCallback):
     )->dict: # Name → module; 'main' and 'neck' replace those of the model
         "Extra heads that `ssl_learner` adds to the model; their outputs are `b.<name>`"
         return {}
+    def check_targets(self,
+        y # Targets of the first batch
+    ):
+        "Raise a `ValueError` if the method cannot learn from such targets"
+        if self.classes: check_one_class(y, type(self).__name__, self.n_out)
     def setup(self): "Create the state, once; `self.n_out` and `self.n_pool` are known by then"
     def before_forward(self, b:SSLBatch): "Change `b.x` and `b.y` before the forward pass"
     def trained(self)->list: # Parameters
@@ -233,12 +239,18 @@ class SSLStep(AttachedCallback):
         self.pending.setdefault(name, []).append(value.detach().clone() if isinstance(value, Tensor) else float(value))
 
     # ------ joining and leaving a learner
-    def attached(self): self.learn.remove_cbs([c for c in self.learn._grab_cbs(SSLStep) if c.auto])      # yours replaces one that a method added
+    def attached(self):
+        self.learn.remove_cbs([c for c in self.learn._grab_cbs(SSLStep) if c.auto])      # yours replaces one that a method added
+        self._unwrap_compiled()
+    def _unwrap_compiled(self):
+        net = compiled_in_place(self.learn.model)
+        if net is not self.learn.model: self.learn.model = net
     def detached(self): self.epoch_dl = self.view_maker = self.saved = self.ms = None
 
     # ------ before a fit
     def before_fit(self):
         if not in_fit(self.learn): return
+        self._unwrap_compiled()
         self.restore()                                      # after an interrupted lr_find
         self.restore_loss()                                 # after an interrupted step
         self.checked = self.labels_checked = False
@@ -267,16 +279,11 @@ class SSLStep(AttachedCallback):
         if pair and not isinstance(net, TwoNetworks):
             raise ValueError(f'{type(pair).__name__} trains two networks, but the model is a {type(net).__name__}: let '
                              'ssl_learner build it, or use TwoNetworks(net, other_net)')
+        y = first_target(self.dls)
+        if y is not None: self._check_targets(y)
         self.checked = True
-    def _check_labels(self, y):
-        for m in self.ms:
-            if not m.classes: continue
-            one_class = isinstance(y, Tensor) and y.numel()==len(y) and not y.is_floating_point()
-            if one_class and m.n_out>1: continue
-            got = f'of shape {tuple(y.shape)} and type {y.dtype}' if isinstance(y, Tensor) else f'a {type(y).__name__}'
-            raise ValueError(f'{type(m).__name__} needs one class per row as label, and more than one class, but the labels '
-                             f'are {got} and there are {m.n_out} outputs: it does not apply to these data')
-        self.labels_checked = True
+    def _check_targets(self, y):
+        for m in self.ms: m.check_targets(y)
 
     # ------ before an epoch
     def before_train(self):
@@ -304,7 +311,8 @@ class SSLStep(AttachedCallback):
         if asked: return asked
         norms_train = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.model.modules())
         kinds = {ViewMaker.kind(view) for _,view in self.rows}
-        return 'separate' if norms_train and len(kinds)>1 else 'joint'      # strong views would move the statistics of the others
+        one_row = self.learn.dl.bs==1                       # has no statistics of its own
+        return 'separate' if norms_train and len(kinds)>1 and not one_row else 'joint'      # strong views would move the statistics of the others
     def _rows(self, *reads):
         "The learner's own rows, then those of the methods: unlabeled before labeled"
         rows = L(row for r in reads for row in r).unique().filter(lambda row: row!=('l','weak'))
@@ -333,7 +341,8 @@ class SSLStep(AttachedCallback):
         self.canceled = self.moved = False
         *u,idx = to_device(dl.u, self.xb[0].device) if dl.u else (None,)
         dl.b = b = SSLBatch(self, dict(u=u, l=dl.raw), idx, self.xb, detuplify(plain_xb(self.yb)))
-        if not self.labels_checked: self._check_labels(b.y)
+        if not self.labels_checked: self._check_targets(b.y)                 # another callback may have changed them
+        self.labels_checked = True
         for m in self.ms: m.before_forward(b)
         b.groups = self._groups(b, self.rows)
         self.learn.xb = b.join(b.groups[0])

@@ -25,6 +25,7 @@ class _BadStep(NamedTuple):
     epoch:int
     step:int        # counted in the epoch
     values:dict     # name of each loss that is not finite → its value
+    sources:list    # what the step was given that is not finite: inputs, targets, outputs of teachers
 
 class StopOnNaN(AttachedCallback):
     "Stop a fit whose loss became NaN or infinite, with an error that names step and loss, and restore the last good epoch"
@@ -51,8 +52,11 @@ class StopOnNaN(AttachedCallback):
         if not self.on: return
         self.step = self.ssl_step
         self.losses = self._losses(self.step.methods)
+        self.totals = []
         self.start = {k:len(self.step.history.get(k, [])) for k in self.losses}
         self.seen = 0
+        self.given = []                                  # for each step since the last check: description → a sum that shows NaN
+        self.students = {id(m) for m in self.model.modules()}
         model = _copied(self.model.state_dict())
         finite = all(v.isfinite().all() for v in model.values() if isinstance(v, Tensor))
         if finite or self.last_good is None: self.last_good = LastGood(self.epoch, model, self._states())
@@ -61,7 +65,7 @@ class StopOnNaN(AttachedCallback):
         return [(c, _copied(c.state_dict())) for c in with_state]
     def _losses(self, methods):
         "Name in the history → description"
-        names = {'sup_loss':'the supervised loss'}
+        names = {'sup_loss':'the supervised loss', 'total':'the total loss, by a weight or another callback,'}
         for m in methods:
             if m.unsup_loss is not None: names[f'{m.name}_loss'] = f'the loss of {type(m).__name__}'
             if m.steps is not None: names[f'{m.name}_extra_loss'] = f'the loss of an extra step of {type(m).__name__}'
@@ -69,7 +73,21 @@ class StopOnNaN(AttachedCallback):
     def after_loss(self):
         if not self.on: return
         self.n += 1
+        self.given.append({name:x.detach().sum(dtype=torch.float32) for name,x in self._given(self.step.b) if x.is_floating_point()})
+        self.totals.append(self.loss_grad.detach())
         if self.n%self.every==0: self.look({k:self.step.pending.get(k, [])[self.seen:] for k in self.losses})
+    def _given(self, b):
+        "What the step was given: (description, tensor)"
+        for side,rows in (('l','the labeled rows'), ('u','the pool')):
+            views = {k:v for k,v in vars(getattr(b.x, side)).items() if k!='_get'}
+            for view,xb in views.items():
+                for x in tuplify(xb):
+                    if isinstance(x, Tensor): yield f"the input, in the view '{view}' of {rows}",x
+        if isinstance(b.given_y, Tensor): yield 'the targets',b.given_y.as_subclass(Tensor)
+        for (net,*_),out in b.memo.items():
+            if net in self.students: continue
+            for x in tuplify(out):
+                if isinstance(x, Tensor): yield 'the output of a teacher or another network',x
     def after_train(self):
         if not self.on: return
         history = self.step.history                      # the step has moved the epoch's values here
@@ -79,13 +97,14 @@ class StopOnNaN(AttachedCallback):
         losses:dict # Name → values since the last check
     ):
         "Cancel the fit at the first step with a loss that is not finite"
-        losses = {k:torch.stack([torch.as_tensor(v) for v in vs]) for k,vs in losses.items() if vs}
+        losses = {k:torch.stack([torch.as_tensor(v) for v in vs]) for k,vs in {**losses, 'total':self.totals}.items() if vs}
         if not losses: return
         finite = torch.stack([v.isfinite().all() for v in losses.values()])
         if not finite.all():                             # the only read of a check
             self.bad = self._bad_step(losses)
             raise CancelFitException
         self.seen += max(map(len, losses.values()))
+        self.given,self.totals = [],[]
     def _bad_step(self, losses):
         "The first step with a loss that is not finite"
         first_bad = {}
@@ -94,7 +113,10 @@ class StopOnNaN(AttachedCallback):
             if bad.any(): first_bad[k] = bad.long().argmax().item()
         step = min(first_bad.values())
         values = {k:losses[k][step].item() for k,i in first_bad.items() if i==step}
-        return _BadStep(self.epoch, self.seen+step, values)
+        if len(values)>1: values.pop('total', None)
+        given = self.given[step] if step<len(self.given) else {}
+        sources = [name for name,total in given.items() if not total.isfinite()]
+        return _BadStep(self.epoch, self.seen+step, values, sources)
 
     def after_cancel_fit(self):
         if self.bad is None: return
@@ -109,5 +131,8 @@ class StopOnNaN(AttachedCallback):
         what = ' and '.join(f'{self.losses[k]} is {v}' for k,v in bad.values.items())
         when = f'in step {bad.step} of epoch {bad.epoch} (both counted from 0)'
         back = f'as it was after epoch {last_good.epoch-1}' if last_good.epoch else 'as it was before the fit'
-        remedies = 'a lower learning rate, cbs=GradientClip(), no mixed precision'
-        raise FloatingPointError(f'{what} {when}; learn.model is {back}. Usual remedies: {remedies}')
+        remedies = 'Usual remedies: a lower learning rate, cbs=GradientClip(), no mixed precision'
+        if bad.sources:
+            found = ' and '.join(bad.sources)
+            remedies = f'Not finite before the loss was: {found}. Look there; the learning rate is not the cause'
+        raise FloatingPointError(f'{what} {when}; learn.model is {back}. {remedies}')
