@@ -28,6 +28,7 @@ from .data.views import *
 from .data.unlabeled import *
 from .data.keypoints import *
 from .training.callback import *
+from .training.plain_files import *
 from .training.ema import *
 from .training.batch import *
 from .training.registry import *
@@ -39,6 +40,8 @@ from .training.stop_on_nan import *
 from .training.step import *
 from .training.adversarial import *
 from .training.pretrained import *
+from .training.run_state import *
+from .training.keep_run import *
 from .training.testing import *
 from .report.pseudo_labels import *
 from .report.domains import *
