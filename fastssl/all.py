@@ -40,6 +40,7 @@ from .training.stop_on_nan import *
 from .training.step import *
 from .training.adversarial import *
 from .training.pretrained import *
+from .training.checkpoint import *
 from .training.run_state import *
 from .training.keep_run import *
 from .training.testing import *

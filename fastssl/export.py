@@ -8,6 +8,7 @@ __all__ = ['plain_model', 'check_writable', 'plain_bytes']
 # %% ../nbs/45_export.ipynb #73977141
 import cloudpickle, io, os, pickletools, re, shutil, tempfile, warnings, zipfile
 from fastai.vision.all import *
+from .core import write_atomic
 from .models.heads import GlobalPool, Maps
 from .models.layers import L2PreservedDropout, WarmStartGradientLayer
 from .models.multihead import MultiHead, TwoNetworks, feature_shape
@@ -125,7 +126,5 @@ def export_plain(self:Learner,
     "Save the learner for prediction without fastssl: no callbacks, no extra heads, no transforms of fastssl"
     data = plain_bytes(self)
     path = check_writable(self.path/path, len(data))
-    part = path.with_name(path.name+'.part')
-    part.write_bytes(data)
-    part.replace(path)                                   # never leaves half a file
+    with write_atomic(path) as part: part.write_bytes(data)
     return path

@@ -165,18 +165,43 @@ class Case:
             random.random()
             np.random.rand()
         if kill: kills[kill](learn, random.Random(seed))
+        trained,one_batch = [],learn.one_batch
+        def _one_batch(i, b):
+            trained.append(learn.training)
+            one_batch(i, b)
+        learn.one_batch = _one_batch
         with quiet(learn): learn.fit_one_cycle(n_epoch, 1e-2, cbs=[KeepRun(folder/'run', self.every)] if keep else None)
-        torch.save(result(learn), folder/'result.pkl')
+        torch.save(dict(result=result(learn), trained=sum(trained)), folder/'result.pkl')
     def result(self, name): return torch.load(self.folder/name/'result.pkl', weights_only=False)
-    def compare(self, kill, seed, kill_after=None):
-        "Kill a run once, start it again: (was it killed?, differences from the whole run)"
+    def kept_steps(self, name):
+        "Steps that need not be repeated"
+        file = self.folder/name/'run'/'fit_0'/'run.json'
+        return json.loads(file.read_text())['steps'] if file.exists() else 0
+    def whole(self):
+        "The result of the run that nobody disturbs, and its seconds"
         if not (self.folder/'whole'/'result.pkl').exists():
             start = time.time()
             assert in_process(partial(self.run, 'whole', False))==0
             self.seconds = time.time()-start
-        name = f'{kill}_{seed}'
+        return self.result('whole')['result']
+    def compare(self, kill, seed):
+        "Kill a run, start it again: (was it killed?, steps kept, differences from the whole run)"
+        whole,name = self.whole(),f'{kill}_{seed}'
         if kill=='time': code = in_process(partial(self.run, name, True), kill_after=random.Random(seed).uniform(.2, 1)*self.seconds)
         else: code = in_process(partial(self.run, name, True, kill, seed))
         assert code in (0, -9), code
-        if code==-9: assert in_process(partial(self.run, name, True))==0
-        return code==-9,differences(self.result('whole'), self.result(name))
+        kept = self.kept_steps(name)
+        if code==-9:
+            assert in_process(partial(self.run, name, True))==0
+            assert self.result(name)['trained']==n_epoch*n_steps-kept
+        return code==-9,kept,differences(whole, self.result(name)['result'])
+    def compare_killed_often(self, n, seed):
+        "The same with `n` kills, each after a few steps, or in the write after them"
+        rng,name,kills_so_far = random.Random(seed),f'often_{seed}',0
+        whole = self.whole()
+        while kills_so_far<n:
+            code = in_process(partial(self.run, name, True, None, None, rng.randrange(1, 4)))
+            if code==0: break
+            kills_so_far += 1
+        if code: assert in_process(partial(self.run, name, True))==0
+        return kills_so_far,differences(whole, self.result(name)['result'])

@@ -11,6 +11,8 @@ warnings.filterwarnings('ignore', category=FutureWarning, module='torch')   # no
 from fastcore.script import CliError, call_parse, is_cli
 from fastai.vision.all import *
 import fastssl.all                           # the commands know every method
+from ..core import write_atomic
+from ..training.keep_run import KeepRun
 from ..training.testing import quiet
 from ..distill.block import SoftCategoryBlock
 from ..distill.callback import norm_stats
@@ -49,9 +51,7 @@ def _batch_tfms(teacher_dls, flip):
 
 def _export(learn, out):
     "Write `learn` to `out` at once, or not at all"
-    tmp = out.with_suffix('.tmp')
-    learn.export(tmp.absolute())
-    tmp.replace(out)
+    with write_atomic(out) as part: learn.export(part.absolute())
 
 def distill_folder(
     teacher:str, # File of an exported learner
@@ -68,7 +68,8 @@ def distill_folder(
     topk:int=None, # Number of classes whose logits are stored; default: all
     pretrained:bool=True, # Start from the architecture's published weights?
     num_workers:int=None, # Processes that read images; default: fastai's number
-    seed:int=0 # Seed of split, network and order
+    seed:int=0, # Seed of split, network and order
+    resume:str=None # Folder that keeps the run, see `KeepRun`: a killed run that is started again with the same arguments goes on
 )->Learner: # Trained and exported
     "Train a student of `teacher` on a folder of images"
     teacher,images,out = Path(teacher),Path(images),Path(out)
@@ -97,7 +98,7 @@ def distill_folder(
     name = soft.meta['teachers'][0]['model']
     truth = 'labels, else with the teacher' if n_labeled else 'the teacher'
     print(f'{len(files)} images, {n_labeled} with a label; teacher {name}; accuracy is agreement with {truth}', flush=True)
-    learn.fit_one_cycle(epochs, lr)
+    learn.fit_one_cycle(epochs, lr, cbs=KeepRun(resume) if resume else None)
     _export(learn, out)
     print(f'{out}: {out.stat().st_size/1e6:.1f} MB; the teacher: {teacher.stat().st_size/1e6:.1f} MB')
     return learn
@@ -120,13 +121,14 @@ def fastssl_distill(
     no_pretrained:bool=False, # Start from random weights, not from published ones
     num_workers:int=None, # Processes that read images
     seed:int=0, # Seed of all random numbers
+    resume:str=None, # Folder that keeps the run: a killed command, given again, goes on
     debug:bool=False # Show the traceback of an error
 ):
     "Train a small student of an exported fastai learner on a folder of images"
     try:
         distill_folder(
             teacher, images, arch, out, epochs=epochs, lr=lr, bs=bs, size=size, loss=loss, T=T, valid_pct=valid_pct,
-            topk=topk, pretrained=not no_pretrained, num_workers=num_workers, seed=seed)
+            topk=topk, pretrained=not no_pretrained, num_workers=num_workers, seed=seed, resume=resume)
     except Exception as e:
         if debug or not is_cli(): raise
         raise CliError(f"fastssl_distill: {' '.join(str(e).split())}") from None

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run_facts', 'fact_differences', 'KeptFit', 'KeepRun']
 
-# %% ../../nbs/34_training.keep_run.ipynb #a252f54d
+# %% ../../nbs/34_training.keep_run.ipynb #d038bb85
 import hashlib, json, tempfile
 from inspect import signature
 import pandas as pd
@@ -20,7 +20,7 @@ from .ema import in_fit
 from .plain_files import is_plain, read_tree, tree_files, write_tree
 from .run_state import callbacks_of, generators, run_state, set_generators, set_run_state
 
-# %% ../../nbs/34_training.keep_run.ipynb #00e95f46
+# %% ../../nbs/34_training.keep_run.ipynb #d655fd6a
 def _digest_of(o):
     "Bytes that tell items apart"
     if isinstance(o, (str,Path)): return '/'.join(str(o).replace('\\', '/').split('/')[-2:]).encode()
@@ -103,7 +103,10 @@ def _difference(subject, name, old, new):
         if added: what.append(f'{", ".join(added)} added')
         if what: return f'{subject}: {" and ".join(what)}'
     if name=='contents' or name=='vocab': return f'{subject}: other {"items" if name=="contents" else "names"}'
-    if name.startswith('schedule'): return f'{subject}: another {name}'
+    if name.startswith('schedule') and old and new:
+        highest = [max(v for values in o for v in values) for o in (old, new)]
+        if highest[0]!=highest[1]: return f'{subject}: the highest value in the {name} was {highest[0]:.4g}, is {highest[1]:.4g}'
+        return f'{subject}: another {name}'
     return f'{subject}: {name} was {old}, is {new}'
 
 def fact_differences(
@@ -118,7 +121,7 @@ def fact_differences(
             res += [_difference(subject, k, a.get(k), b.get(k)) for k in [*a, *(k for k in b if k not in a)] if a.get(k)!=b.get(k)]
     return res
 
-# %% ../../nbs/34_training.keep_run.ipynb #efe8527d
+# %% ../../nbs/34_training.keep_run.ipynb #4453fd88
 _format = 1
 
 class KeptFit:
@@ -156,9 +159,12 @@ class KeptFit:
         distrib_barrier()
         if old:
             for f in tree_files(self._path(old)): f.unlink(missing_ok=True)
+    def clean(self):
+        "Delete what a killed process left half written"
+        for f in self.folder.glob('.*'): f.unlink(missing_ok=True)
     def _path(self, state): return self.folder/f'state_{state}{self.rank}'
 
-# %% ../../nbs/34_training.keep_run.ipynb #7e2b1335
+# %% ../../nbs/34_training.keep_run.ipynb #fc0e45ee
 class KeepRun(AttachedCallback):
     "Keep the whole state of a run in a folder: a fit that is killed and started again with the same lines goes on, with a result equal to the bit"
     order,run_valid = math.inf,False               # after every other callback
@@ -209,6 +215,7 @@ class KeepRun(AttachedCallback):
         info = self.kept_fit.info()
         if info is None: self._check_folder()
         else: self._check(info)
+        self.kept_fit.clean()
         return info
     def _check_folder(self):
         try:
