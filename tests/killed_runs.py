@@ -112,9 +112,9 @@ def _in_batch(learn, rng, training):
         if now: die()
     learn.one_batch = _one_batch
 
-def kill_in_write(learn, rng):
+def kill_in_write(learn, rng, most=30):
     "Before a rename or a deletion, or when half of the tensors are written"
-    at,seen = rng.randrange(3, 30),[]
+    at,seen = rng.randrange(most),[]
     def count():
         seen.append(1)
         return len(seen)>at
@@ -146,7 +146,7 @@ def kill_in_swap(learn, rng):
         ema_in(self)
     EMACallback.ema_in = _ema_in
 
-kills = dict(step=kill_in_step, validation=kill_in_validation, write=kill_in_write, swap=kill_in_swap)
+kills = dict(step=kill_in_step, validation=kill_in_validation, write=kill_in_write, early_write=partial(kill_in_write, most=6), swap=kill_in_swap)
 
 # ------ a case
 class Case:
@@ -155,7 +155,7 @@ class Case:
         self.method,self.extra,self.every = method,extra,every
         self.folder = Path(folder)/f'{method}_{extra}_{every}'
         self.folder.mkdir(parents=True, exist_ok=True)
-    def run(self, name, keep, kill=None, seed=0):
+    def run(self, name, keep, kill=None, seed=0, last_step=None):
         "Train, keep the run in a folder, and write the result"
         folder = self.folder/name
         folder.mkdir(exist_ok=True)
@@ -169,6 +169,7 @@ class Case:
         def _one_batch(i, b):
             trained.append(learn.training)
             one_batch(i, b)
+            if sum(trained)==last_step: die()
         learn.one_batch = _one_batch
         with quiet(learn): learn.fit_one_cycle(n_epoch, 1e-2, cbs=[KeepRun(folder/'run', self.every)] if keep else None)
         torch.save(dict(result=result(learn), trained=sum(trained)), folder/'result.pkl')
@@ -196,12 +197,23 @@ class Case:
             assert self.result(name)['trained']==n_epoch*n_steps-kept
         return code==-9,kept,differences(whole, self.result(name)['result'])
     def compare_killed_often(self, n, seed):
-        "The same with `n` kills, each after a few steps, or in the write after them"
+        "The same with `n` kills, each after a step or in a write"
         rng,name,kills_so_far = random.Random(seed),f'often_{seed}',0
         whole = self.whole()
         while kills_so_far<n:
-            code = in_process(partial(self.run, name, True, None, None, rng.randrange(1, 4)))
+            if rng.random()<.7: code = in_process(partial(self.run, name, True, 'early_write', rng.randrange(2**31)))
+            else: code = in_process(partial(self.run, name, True, last_step=1))
             if code==0: break
             kills_so_far += 1
         if code: assert in_process(partial(self.run, name, True))==0
         return kills_so_far,differences(whole, self.result(name)['result'])
+
+def kill_in_nth_step(n):
+    "Kill this process before its `n`-th training step"
+    if n is None: return
+    seen,one_batch = [],Learner.one_batch
+    def _one_batch(self, i, b):
+        seen.append(self.training)
+        if sum(seen)==n: die()
+        one_batch(self, i, b)
+    Learner.one_batch = _one_batch

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/33_training.checkpoint.ipynb #1653ccbb
+# %% ../../nbs/33_training.checkpoint.ipynb #d164c1c6
 from fastai.basics import *
 from ..core import write_atomic
 from .batch import unwrap
 from .callback import AttachedCallback
 from .ema import EMACallback
 
-# %% ../../nbs/33_training.checkpoint.ipynb #fdd0ce2c
+# %% ../../nbs/33_training.checkpoint.ipynb #14c71050
 _fastai_save = Learner.save
 _fastai_load = Learner.load
 _fastai_export = Learner.export

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run_facts', 'fact_differences', 'KeptFit', 'KeepRun']
 
-# %% ../../nbs/34_training.keep_run.ipynb #d038bb85
+# %% ../../nbs/34_training.keep_run.ipynb #68f70589
 import hashlib, json, tempfile
 from inspect import signature
 import pandas as pd
@@ -20,7 +20,7 @@ from .ema import in_fit
 from .plain_files import is_plain, read_tree, tree_files, write_tree
 from .run_state import callbacks_of, generators, run_state, set_generators, set_run_state
 
-# %% ../../nbs/34_training.keep_run.ipynb #d655fd6a
+# %% ../../nbs/34_training.keep_run.ipynb #9f452048
 def _digest_of(o):
     "Bytes that tell items apart"
     if isinstance(o, (str,Path)): return '/'.join(str(o).replace('\\', '/').split('/')[-2:]).encode()
@@ -121,7 +121,7 @@ def fact_differences(
             res += [_difference(subject, k, a.get(k), b.get(k)) for k in [*a, *(k for k in b if k not in a)] if a.get(k)!=b.get(k)]
     return res
 
-# %% ../../nbs/34_training.keep_run.ipynb #4453fd88
+# %% ../../nbs/34_training.keep_run.ipynb #462e0b81
 _format = 1
 
 class KeptFit:
@@ -164,7 +164,7 @@ class KeptFit:
         for f in self.folder.glob('.*'): f.unlink(missing_ok=True)
     def _path(self, state): return self.folder/f'state_{state}{self.rank}'
 
-# %% ../../nbs/34_training.keep_run.ipynb #fc0e45ee
+# %% ../../nbs/34_training.keep_run.ipynb #ac43b68a
 class KeepRun(AttachedCallback):
     "Keep the whole state of a run in a folder: a fit that is killed and started again with the same lines goes on, with a result equal to the bit"
     order,run_valid = math.inf,False               # after every other callback
@@ -267,6 +267,8 @@ class KeepRun(AttachedCallback):
         set_run_state(self.learn, deepcopy(kept['run']), KeepRun)
     def _show_rows(self):
         "The rows of the table so far, for progress bars and `CSVLogger`"
+        bar = getattr(getattr(self.learn, 'progress', None), 'mbar', None)
+        if bar: bar.update(0)                                  # a bar must begin at its start
         if any(cb.append for cb in self.learn._grab_cbs(CSVLogger)): return
         for row in self.rows: self.learn.logger(row)
     def _resume_in_epoch(self, kept, step):
