@@ -42,6 +42,7 @@ from .training.adversarial import *
 from .training.pretrained import *
 from .training.checkpoint import *
 from .training.run_state import *
+from .training.run_facts import *
 from .training.keep_run import *
 from .training.testing import *
 from .report.pseudo_labels import *

@@ -77,6 +77,7 @@ def in_process(f, kill_after=None, timeout=100):
     pid = os.fork()
     if not pid:
         code = 1
+        sys.stdout = open(os.devnull, 'w')
         try:
             f()
             code = 0

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/33_training.checkpoint.ipynb #d164c1c6
+# %% ../../nbs/33_training.checkpoint.ipynb #0ffbc5cd
 from fastai.basics import *
 from ..core import write_atomic
 from .batch import unwrap
 from .callback import AttachedCallback
 from .ema import EMACallback
 
-# %% ../../nbs/33_training.checkpoint.ipynb #14c71050
+# %% ../../nbs/33_training.checkpoint.ipynb #816bb60a
 _fastai_save = Learner.save
 _fastai_load = Learner.load
 _fastai_export = Learner.export

@@ -6,14 +6,14 @@
 __all__ = ['generators', 'set_generators', 'plain_attributes', 'module_extras', 'set_module_extras', 'callbacks_of', 'run_state',
            'set_run_state']
 
-# %% ../../nbs/33_training.run_state.ipynb #1d51bd4d
+# %% ../../nbs/33_training.run_state.ipynb #9578f4c9
 import random
 from fastai.basics import *
 from .batch import unwrap
 from .plain_files import is_plain
 from .step import SSLCallback
 
-# %% ../../nbs/33_training.run_state.ipynb #cb7b8673
+# %% ../../nbs/33_training.run_state.ipynb #f9febd69
 def _loaders(learn):
     "The learner's loaders, and the one in use"
     pool,now = learn.dls.pool,getattr(learn, 'dl', None)
@@ -56,7 +56,7 @@ def set_generators(
 
 def _order_state(pool): return plain_attributes(pool.order_fn) if hasattr(pool.order_fn, '__dict__') else {}
 
-# %% ../../nbs/33_training.run_state.ipynb #e38cd64b
+# %% ../../nbs/33_training.run_state.ipynb #d0b6e1a4
 _of_process = {'learn','set_up_for','made_by_setup','checked','labels_checked','start_epoch'}
 
 def plain_attributes(
@@ -77,7 +77,7 @@ def _update(old, new):
         elif isinstance(now, L) and isinstance(v, L) and isinstance(now.items, list): now.items[:] = v.items
         else: old[k] = v
 
-# %% ../../nbs/33_training.run_state.ipynb #105f6381
+# %% ../../nbs/33_training.run_state.ipynb #b762f17b
 _default_getstate = getattr(object, '__getstate__', None)      # Python 3.11
 
 def _module_attributes(m):
@@ -107,7 +107,7 @@ def set_module_extras(
     for k,b in state['buffers'].items(): buffers[k].copy_(b)
     for name,attributes in state['attributes'].items(): _update(vars(modules[name]), attributes)
 
-# %% ../../nbs/33_training.run_state.ipynb #0e8b83bb
+# %% ../../nbs/33_training.run_state.ipynb #a55acabf
 def _generator_state(o):
     if isinstance(o, random.Random): return o.getstate()
     if isinstance(o, torch.Generator): return o.get_state()
@@ -140,7 +140,7 @@ def _set_callback_state(cb, state):
     for k in own.keys() & state['metrics'].keys(): _update(vars(own[k]), state['metrics'][k])
     for k in own.keys() & state['draws'].keys(): _set_generator_state(own[k], state['draws'][k])
 
-# %% ../../nbs/33_training.run_state.ipynb #ff9b2f11
+# %% ../../nbs/33_training.run_state.ipynb #1ffc7950
 _loggers = 'progress','wandb','tensorboard','comet','neptune','captum'
 
 def callbacks_of(
@@ -157,7 +157,7 @@ def callbacks_of(
         count[name] += 1
     return res
 
-# %% ../../nbs/33_training.run_state.ipynb #ad6dfef9
+# %% ../../nbs/33_training.run_state.ipynb #4b4db656
 _of_learner = 'epoch','iter','n_iter','train_iter','pct_train','training','smooth_loss','final_record'
 
 def _trained_params(learn):
