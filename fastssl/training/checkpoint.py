@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/33_training.checkpoint.ipynb #0ffbc5cd
+# %% ../../nbs/33_training.checkpoint.ipynb #ba7c361a
 from fastai.basics import *
 from ..core import write_atomic
 from .batch import unwrap
 from .callback import AttachedCallback
 from .ema import EMACallback
 
-# %% ../../nbs/33_training.checkpoint.ipynb #816bb60a
+# %% ../../nbs/33_training.checkpoint.ipynb #7f39ff08
 _fastai_save = Learner.save
 _fastai_load = Learner.load
 _fastai_export = Learner.export

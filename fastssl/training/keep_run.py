@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KeptFit', 'KeepRun']
 
-# %% ../../nbs/35_training.keep_run.ipynb #e929b92c
+# %% ../../nbs/35_training.keep_run.ipynb #b2133865
 import json, tempfile
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
@@ -17,7 +17,7 @@ from .plain_files import read_tree, tree_files, write_tree
 from .run_facts import fact_differences, run_facts
 from .run_state import generators, run_state, set_generators, set_run_state
 
-# %% ../../nbs/35_training.keep_run.ipynb #64360265
+# %% ../../nbs/35_training.keep_run.ipynb #df239318
 _format = 1
 
 class KeptFit:
@@ -35,7 +35,8 @@ class KeptFit:
             info = json.loads(self.file.read_text(encoding='utf-8'))
             if info['format']!=_format: raise ValueError(f'its format is {info["format"]}, this version of fastssl reads {_format}')
             if info['state'] not in ('a','b'): raise ValueError(f'there is no state {info["state"]!r}')
-        except (OSError,ValueError,KeyError,TypeError) as e: raise ValueError(f'{self.file} cannot be read ({e}): delete the folder to start the run anew') from e
+        except (OSError,ValueError,KeyError,TypeError) as e:
+            raise ValueError(f'{self.file} cannot be read ({e}): delete the folder to start the run anew') from e
         return info
     def state(self, info, device):
         "The state that `info` names"
@@ -60,9 +61,9 @@ class KeptFit:
         for f in self.folder.glob('.*'): f.unlink(missing_ok=True)
     def _path(self, state): return self.folder/f'state_{state}{self.rank}'
 
-# %% ../../nbs/35_training.keep_run.ipynb #e45a7ea7
+# %% ../../nbs/35_training.keep_run.ipynb #09db3ddc
 class KeepRun(AttachedCallback):
-    "Keep the whole state of a run in a folder: a fit that is killed and started again with the same lines goes on, with a result equal to the bit"
+    "Keep the whole state of a run in a folder: a fit that was killed goes on when it is started again, and ends equal to the bit"
     order,run_valid = math.inf,False               # after every other callback
     on = False
     _stateattrs = 'kept_fit','start','facts','rows'
@@ -94,14 +95,19 @@ class KeepRun(AttachedCallback):
         if not self.on: return type(learn)._do_fit(learn)
         info = self._open()
         kept = None if info is None else self.kept_fit.state(info, learn.dls.device)
-        first_epoch = 0 if info is None else learn.n_epoch if info['finished'] else info['epoch']+(info['step'] is None)
-        self.finished = kept if info and info['finished'] else None
+        self.finished = kept if kept and info['finished'] else None
         if kept: self._restore(kept)
+        first_epoch,step = self._place(info)
         for epoch in range(first_epoch, learn.n_epoch):
             learn.epoch = epoch
-            if kept and info['step'] is not None and epoch==first_epoch: self._resume_in_epoch(kept, info['step'])
+            if step and epoch==first_epoch: vars(learn)['all_batches'] = partial(self._rest_of_epoch, kept, step)
             try: learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
             finally: vars(learn).pop('all_batches', None)
+    def _place(self, info):
+        "Epoch to begin with, and its steps that are done"
+        if info is None: return 0,None
+        if info['finished']: return self.n_epoch,None
+        return (info['epoch']+1,None) if info['step'] is None else (info['epoch'],info['step'])
     def _open(self):
         "What `run.json` of this fit says, after a check that it is the same run"
         if len(self.learn._grab_cbs(KeepRun))>1: raise ValueError('there are two KeepRun: remove one of them')
@@ -150,8 +156,10 @@ class KeepRun(AttachedCallback):
         self.finished = None
     def _save(self, step=None, finished=False):
         "Write the state; `step`: steps of this epoch that are done, None at its end"
-        state = dict(run=run_state(self.learn, KeepRun), rows=self.rows, workers=self._workers(), start=None if step is None else self.start)
-        self.kept_fit.write(state, epoch=self.epoch, step=step, steps=self.train_iter, finished=finished, ranks=num_distrib(), facts=self.facts)
+        start = None if step is None else self.start
+        state = dict(run=run_state(self.learn, KeepRun), rows=self.rows, workers=self._workers(), start=start)
+        self.kept_fit.write(
+            state, epoch=self.epoch, step=step, steps=self.train_iter, finished=finished, ranks=num_distrib(), facts=self.facts)
 
     # ------ restoring
     def _restore(self, kept, show=True):
@@ -167,8 +175,6 @@ class KeepRun(AttachedCallback):
         if bar: bar.update(0)                                  # a bar must begin at its start
         if any(cb.append for cb in self.learn._grab_cbs(CSVLogger)): return
         for row in self.rows: self.learn.logger(row)
-    def _resume_in_epoch(self, kept, step):
-        vars(self.learn)['all_batches'] = partial(self._rest_of_epoch, kept, step)
     def _rest_of_epoch(self, kept, step):
         "The loop over the batches of an epoch whose first `step` batches were trained on"
         learn = self.learn

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_plain', 'tree_files', 'write_tree', 'read_tree']
 
-# %% ../../nbs/30_training.plain_files.ipynb #cc8bb42b
+# %% ../../nbs/30_training.plain_files.ipynb #7f6369c7
 import base64, json
 from collections import deque
 from fastai.basics import *
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from ..core import write_atomic
 
-# %% ../../nbs/30_training.plain_files.ipynb #0877ab7e
+# %% ../../nbs/30_training.plain_files.ipynb #e7c68b06
 _atoms = type(None),bool,int,float,str
 
 def _is_array(o): return isinstance(o, np.ndarray) and o.dtype.kind in 'biufcSU'
@@ -28,7 +28,7 @@ def is_plain(
     if isinstance(o, dict): return all(is_plain(k) and is_plain(v) for k,v in o.items())
     return type(o) in (list,tuple,set,frozenset,L,deque) and all(map(is_plain, o))
 
-# %% ../../nbs/30_training.plain_files.ipynb #1c6c52a4
+# %% ../../nbs/30_training.plain_files.ipynb #3d91e917
 _kinds = dict(list=list, tuple=tuple, set=set, frozenset=frozenset, L=L, deque=deque)
 _least_packed = 8       # numbers in a list that are worth a tensor
 
@@ -99,7 +99,7 @@ class _Reader:
         t = self.tensor([name, on_device])
         return _kinds[kind](t.unbind() if what=='tensor' else t.tolist())
 
-# %% ../../nbs/30_training.plain_files.ipynb #891c790b
+# %% ../../nbs/30_training.plain_files.ipynb #975ba737
 def tree_files(
     path:str|Path # As given to `write_tree`
 )->tuple: # Tensors, everything else

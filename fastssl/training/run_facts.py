@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run_facts', 'fact_differences']
 
-# %% ../../nbs/34_training.run_facts.ipynb #66aa046c
+# %% ../../nbs/34_training.run_facts.ipynb #dcbaac69
 import hashlib, json
 from inspect import signature
 import pandas as pd
@@ -14,7 +14,7 @@ from fastai.callback.schedule import ParamScheduler
 from .batch import unwrap
 from .run_state import callbacks_of
 
-# %% ../../nbs/34_training.run_facts.ipynb #b0bde0b8
+# %% ../../nbs/34_training.run_facts.ipynb #233175c0
 def _digest_of(o):
     "Bytes that tell items apart"
     if isinstance(o, (str,Path)): return '/'.join(str(o).replace('\\', '/').split('/')[-2:]).encode()
@@ -64,7 +64,8 @@ def _arguments(cb):
 
 def _schedule(cb):
     "Values of a schedule at some times"
-    return {f'schedule of {k}':[[float(v) for v in L(f(t), use_list=None)] for t in (0., .1, .25, .5, .75, .9, 1.)] for k,f in cb.scheds.items()}
+    times = 0., .1, .25, .5, .75, .9, 1.
+    return {f'schedule of {k}':[[float(v) for v in L(f(t), use_list=None)] for t in times] for k,f in cb.scheds.items()}
 
 def _layers(net): return {name:type(m).__name__ for name,m in net.named_modules() if name}
 def _shapes(net): return {name:list(t.shape) for name,t in net.state_dict().items() if isinstance(t, Tensor)}

@@ -6,14 +6,14 @@
 __all__ = ['generators', 'set_generators', 'plain_attributes', 'module_extras', 'set_module_extras', 'callbacks_of', 'run_state',
            'set_run_state']
 
-# %% ../../nbs/33_training.run_state.ipynb #9578f4c9
+# %% ../../nbs/33_training.run_state.ipynb #77617ef1
 import random
 from fastai.basics import *
 from .batch import unwrap
 from .plain_files import is_plain
 from .step import SSLCallback
 
-# %% ../../nbs/33_training.run_state.ipynb #f9febd69
+# %% ../../nbs/33_training.run_state.ipynb #67ce7404
 def _loaders(learn):
     "The learner's loaders, and the one in use"
     pool,now = learn.dls.pool,getattr(learn, 'dl', None)
@@ -47,7 +47,7 @@ def set_generators(
     pool = learn.dls.pool
     if pool is not None and state['pool'] is not None:
         pool.pos,pool.seed = state['pool']['pos'],state['pool']['seed']
-        if pool.order_fn is not None: _update(vars(pool.order_fn) if hasattr(pool.order_fn, '__dict__') else {}, state['pool']['order'])
+        if hasattr(pool.order_fn, '__dict__'): _update(vars(pool.order_fn), state['pool']['order'])
     for dl,o in zip(_loaders(learn), state['loaders']): _set_loader_generators(dl, o)
     random.setstate(state['python'])
     np.random.set_state(state['numpy'])
@@ -56,7 +56,7 @@ def set_generators(
 
 def _order_state(pool): return plain_attributes(pool.order_fn) if hasattr(pool.order_fn, '__dict__') else {}
 
-# %% ../../nbs/33_training.run_state.ipynb #d0b6e1a4
+# %% ../../nbs/33_training.run_state.ipynb #2f7000b2
 _of_process = {'learn','set_up_for','made_by_setup','checked','labels_checked','start_epoch'}
 
 def plain_attributes(
@@ -77,7 +77,7 @@ def _update(old, new):
         elif isinstance(now, L) and isinstance(v, L) and isinstance(now.items, list): now.items[:] = v.items
         else: old[k] = v
 
-# %% ../../nbs/33_training.run_state.ipynb #b762f17b
+# %% ../../nbs/33_training.run_state.ipynb #11313363
 _default_getstate = getattr(object, '__getstate__', None)      # Python 3.11
 
 def _module_attributes(m):
@@ -94,7 +94,8 @@ def module_extras(
 )->dict: # A plain tree
     "What `net.state_dict()` leaves out"
     attributes = {name:_module_attributes(m) for name,m in net.named_modules()}
-    return dict(training=[m.training for m in net.modules()], buffers=_not_persistent(net), attributes={k:v for k,v in attributes.items() if v})
+    attributes = {name:v for name,v in attributes.items() if v}
+    return dict(training=[m.training for m in net.modules()], buffers=_not_persistent(net), attributes=attributes)
 
 @torch.no_grad()
 def set_module_extras(
@@ -107,7 +108,7 @@ def set_module_extras(
     for k,b in state['buffers'].items(): buffers[k].copy_(b)
     for name,attributes in state['attributes'].items(): _update(vars(modules[name]), attributes)
 
-# %% ../../nbs/33_training.run_state.ipynb #a55acabf
+# %% ../../nbs/33_training.run_state.ipynb #0c784bfd
 def _generator_state(o):
     if isinstance(o, random.Random): return o.getstate()
     if isinstance(o, torch.Generator): return o.get_state()
@@ -140,7 +141,7 @@ def _set_callback_state(cb, state):
     for k in own.keys() & state['metrics'].keys(): _update(vars(own[k]), state['metrics'][k])
     for k in own.keys() & state['draws'].keys(): _set_generator_state(own[k], state['draws'][k])
 
-# %% ../../nbs/33_training.run_state.ipynb #1ffc7950
+# %% ../../nbs/33_training.run_state.ipynb #5eada739
 _loggers = 'progress','wandb','tensorboard','comet','neptune','captum'
 
 def callbacks_of(
@@ -157,7 +158,7 @@ def callbacks_of(
         count[name] += 1
     return res
 
-# %% ../../nbs/33_training.run_state.ipynb #4b4db656
+# %% ../../nbs/33_training.run_state.ipynb #ee21deb9
 _of_learner = 'epoch','iter','n_iter','train_iter','pct_train','training','smooth_loss','final_record'
 
 def _trained_params(learn):
@@ -212,9 +213,11 @@ def run_state(
     params,scaler = _trained_params(learn),getattr(learn, 'scaler', None)
     return dict(
         learner={k:vars(learn)[k] for k in _of_learner if is_plain(vars(learn).get(k, noop))},
-        model=net.state_dict(), extras=module_extras(net), gradients=[_gradient(p) for p in params], requires_grad=[p.requires_grad for p in params],
+        model=net.state_dict(), extras=module_extras(net),
+        gradients=[_gradient(p) for p in params], requires_grad=[p.requires_grad for p in params],
         optimizer=_optimizer_state(learn), callbacks={k:_callback_state(cb) for k,cb in callbacks_of(learn, without).items()},
-        metrics=[plain_attributes(m) for m in learn.metrics], scaler=None if scaler is None else scaler.state_dict(), generators=generators(learn))
+        metrics=[plain_attributes(m) for m in learn.metrics], scaler=None if scaler is None else scaler.state_dict(),
+        generators=generators(learn))
 
 def set_run_state(
     learn:Learner, # Like the one that `run_state` saw, in a fit, after `before_fit`
