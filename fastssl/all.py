@@ -35,6 +35,7 @@ from .data.views import *
 from .data.unlabeled import *
 from .data.keypoints import *
 from .training.callback import *
+from .training.plain_files import *
 from .training.ema import *
 from .training.batch import *
 from .training.registry import *
@@ -46,6 +47,10 @@ from .training.stop_on_nan import *
 from .training.step import *
 from .training.adversarial import *
 from .training.pretrained import *
+from .training.checkpoint import *
+from .training.run_state import *
+from .training.run_facts import *
+from .training.keep_run import *
 from .training.testing import *
 from .report.pseudo_labels import *
 from .report.domains import *

@@ -17,6 +17,7 @@ from ..data.tables import label_text
 from ..checks import check_count
 from ..core import write_atomic
 from ..files import check_writable, printable
+from ..training.keep_run import KeepRun
 from ..training.testing import quiet
 from ..distill.block import SoftCategoryBlock
 from ..distill.callback import norm_stats
@@ -77,7 +78,7 @@ def _batch_tfms(teacher_dls, flip):
 
 def _export(learn, out):
     "Write `learn` to `out` at once, or not at all"
-    with write_atomic(out) as tmp: learn.export(tmp)
+    with write_atomic(out) as tmp: learn.export(tmp.absolute())
 
 def distill_folder(
     teacher:str, # File of an exported learner
@@ -96,7 +97,8 @@ def distill_folder(
     num_workers:int=None, # Processes that read images; default: fastai's number
     seed:int=0, # Seed of split, network and order
     skip_unreadable:bool=False, # Leave out files that cannot be read, with a warning? By default they are an error
-    max_pixels:int=None # Pixels of the largest image to open; default: Pillow's limit, 89 million
+    max_pixels:int=None, # Pixels of the largest image to open; default: Pillow's limit, 89 million
+    resume:str=None # Folder that keeps the run, see `KeepRun`: a killed run that is started again with the same arguments goes on
 )->Learner: # Trained and exported
     "Train a student of `teacher` on a folder of images"
     teacher,images,out = Path(teacher),Path(images),Path(out)
@@ -129,7 +131,7 @@ def distill_folder(
     name = soft.meta['teachers'][0]['model']
     truth = 'labels, else with the teacher' if n_labeled else 'the teacher'
     print(f'{len(files)} images, {n_labeled} with a label; teacher {name}; accuracy is agreement with {truth}', flush=True)
-    learn.fit_one_cycle(epochs, lr)
+    learn.fit_one_cycle(epochs, lr, cbs=KeepRun(resume) if resume else None)
     _export(learn, out)
     print(f'{printable(out)}: {out.stat().st_size/1e6:.1f} MB; the teacher: {teacher.stat().st_size/1e6:.1f} MB')
     return learn
@@ -154,13 +156,14 @@ def fastssl_distill(
     seed:int=0, # Seed of all random numbers
     skip_unreadable:bool=False, # Leave out files that cannot be read, and list them; by default they are an error
     max_pixels:int=None, # Pixels of the largest image to open; default: 89 million
+    resume:str=None, # Folder that keeps the run: a killed command, given again, goes on
     debug:bool=False # Show the traceback of an error
 ):
     "Train a small student of an exported fastai learner on a folder of images"
     try:
         distill_folder(
             teacher, images, arch, out, epochs=epochs, lr=lr, bs=bs, size=size, loss=loss, T=T, valid_pct=valid_pct,
-            topk=topk, pretrained=not no_pretrained, num_workers=num_workers, seed=seed,
+            topk=topk, pretrained=not no_pretrained, num_workers=num_workers, seed=seed, resume=resume,
             skip_unreadable=skip_unreadable, max_pixels=max_pixels)
     except Exception as e:
         if debug or not is_cli(): raise

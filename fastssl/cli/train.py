@@ -114,6 +114,7 @@ def fastssl_train(
     lr:float=1e-3, # Highest learning rate
     ema:float=None, # Average the weights with this decay: .99 for a few hundred steps, .999 for 10,000
     out:str='model.pkl', # File of the model; NAME_pseudo_labels.csv and NAME_report.png are written next to it
+    resume:str=None, # Folder that keeps the run: a killed command, given again, goes on
     skip_unreadable:bool=False, # Leave out files that cannot be read, and list them; by default they are an error
     max_pixels:int=None, # Pixels of the largest image to open; default: 89 million
     seed:int=0, # Seed of all random numbers
@@ -126,13 +127,14 @@ def fastssl_train(
     "Train on folders of images (LABELED_DIR UNLABELED_DIR) or a table (--csv); without either, compare methods on scikit-learn's digits"
     demo = labeled_dir is None and csv is None
     try:
+        if demo and resume: raise ValueError('the demonstration is not kept: --resume goes with your own images')
         if demo: digits_demo(range(seeds), steps, labels)
         else:
             if is_cli(): warnings.showwarning = _one_line_warning
             train_own(
                 labeled_dir, unlabeled_dir, csv=csv, valid=valid, valid_pct=valid_pct, method=method, threshold=threshold,
                 arch=arch, pretrained=not no_pretrained, size=size, flip=not no_flip, epochs=epochs, bs=bs, uratio=uratio,
-                lr=lr, ema=ema, out=out, skip_unreadable=skip_unreadable, max_pixels=max_pixels, seed=seed, num_workers=num_workers)
+                lr=lr, ema=ema, out=out, resume=resume, skip_unreadable=skip_unreadable, max_pixels=max_pixels, seed=seed, num_workers=num_workers)
     except Exception as e:
         if debug or not is_cli(): raise
         raise CliError(f'fastssl_train: {_one_line(e)}') from None

@@ -24,6 +24,7 @@ from ..core import write_atomic
 from ..files import check_writable, printable, write_csv
 from ..learner import ssl_learner
 from ..report.pseudo_labels import _untouched, plot_class_balance, plot_reliability
+from ..training.keep_run import KeepRun
 from ..training.registry import ssl_methods
 from ..training.step import SSLStep, SupStrongCallback
 
@@ -202,6 +203,7 @@ def train_own(
     ema:float=None, # Decay of averaged weights, if any: .99 for a few hundred steps, .999 for 10,000
     pretrained:bool=True, # Start from published weights?
     out:str|Path='model.pkl', # File of the model; a table and a picture are written next to it
+    resume:str|Path=None, # Folder that keeps the run, see `KeepRun`: a killed run that is started again with the same arguments goes on
     **kwargs
 )->Learner: # Trained
     "Train on your own data; write the model, the pseudo-labels and a report"
@@ -217,7 +219,7 @@ def train_own(
     n_labeled,n_valid = len(dls.train_ds),len(dls.valid_ds)
     images = f'{n_labeled} labeled, {dls.pool.n} unlabeled and {n_valid} validation images of {len(dls.vocab)} classes'
     print(f'{images}; {epochs} epochs of {dls.pool.n_steps} steps, {method}, {arch}')
-    learn.fit_one_cycle(epochs, lr)
+    learn.fit_one_cycle(epochs, lr, cbs=KeepRun(resume) if resume else None)
     result = f'accuracy {learn.recorder.values[-1][2]:.3f} on {n_valid} validation images'
     print(result)
     title = f'{method}, {arch}, {epochs} epochs\n{n_labeled} labeled, {dls.pool.n} unlabeled; {result}'

@@ -11,6 +11,7 @@ from ..checks import check_count
 from .callback import DistillCallback
 from .losses import DistillLoss
 from ..learner import ssl_learner
+from ..training.keep_run import KeepRun
 
 # %% ../../nbs/71_distill.learner.ipynb #02d77e62
 def _with_options(saved, loss, weight, loss_args):
@@ -74,15 +75,17 @@ def born_again(
     cbs:Callable=None, # Function that makes further callbacks for a generation
     loss='kd', # As in `DistillCallback`
     weight=1., # As in `DistillCallback`
+    keep:str|Path=None, # Folder that keeps the generations, see `KeepRun`: a killed run that is started again goes on
     **kwargs # For `DistillCallback`
 )->L: # All generations, `learn` first
     "Train students of the teacher's own architecture, each with the one before as teacher"
     check_count(generations, 'generations', none=False)
     res = L([learn])
-    for _ in range(generations):
+    for generation in range(1, generations+1):
         teacher = res[-1]
         model = fresh() if fresh else fresh_copy(teacher.model)
         student = _same_settings(teacher, model, L(cbs() if cbs else None))
-        with teacher.no_bar(), student.added_cbs(DistillCallback(teacher, loss, weight, **kwargs)): fit(student)
+        kept = L(None if keep is None else KeepRun(Path(keep)/f'generation_{generation}'))
+        with teacher.no_bar(), student.added_cbs([DistillCallback(teacher, loss, weight, **kwargs), *kept]): fit(student)
         res.append(student)
     return res

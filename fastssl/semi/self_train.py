@@ -6,6 +6,7 @@
 __all__ = ['SoftTargetCallback', 'confident_rows', 'self_train']
 
 # %% ../../nbs/51_semi.self_train.ipynb #d7c9329b
+import json
 from contextlib import nullcontext
 import pandas as pd
 from fastai.vision.all import *
@@ -17,6 +18,9 @@ from ..training.ema import copy_model
 from ..losses.semi import consistency
 from ..report.pseudo_labels import predict_pool
 from ..training.batch import SSLBatch
+from ..training.keep_run import KeepRun
+from ..training.plain_files import read_tree, tree_files, write_tree
+from ..training.run_state import generators, set_generators
 from ..training.step import SSLCallback, SSLStep
 
 # %% ../../nbs/51_semi.self_train.ipynb #a9d8a2ff
@@ -115,17 +119,56 @@ def _validation(learn):
     names = 'valid_loss',*learn.recorder.metrics.attrgot('name')
     return {name:values[name] for name in names if name in values}
 
+class _KeptRounds:
+    "The folder of `self_train`: what each round starts from, and a row per finished round"
+    def __init__(self, folder, **settings): # `folder` None: nothing is kept
+        self.folder = None if folder is None else Path(folder)
+        self.rows,self.settings = [],settings
+        if self.folder is None: return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.file = self.folder/'rounds.json'
+        if self.file.exists(): self._read()
+    def _read(self):
+        try: kept = json.loads(self.file.read_text(encoding='utf-8'))
+        except ValueError as e: raise ValueError(f'{self.file} cannot be read ({e}): delete the folder to start anew') from e
+        self.rows,old = kept['rows'],kept['settings']
+        if differ:=[f'{k} was {old.get(k)}, is {v}' for k,v in self.settings.items() if old.get(k)!=v]:
+            raise ValueError(f'{self.folder} keeps another run: {"; ".join(differ)}. Use the same arguments, or another folder')
+    def save(self, rows):
+        self.rows = rows
+        if self.folder is None: return
+        with write_atomic(self.file) as part: part.write_text(json.dumps(dict(settings=self.settings, rows=rows)), encoding='utf-8')
+    def callbacks(self, r):
+        "What keeps the fit of round `r`"
+        return [] if self.folder is None else [KeepRun(self.folder/f'round_{r}')]
+    def once(self, name, make):
+        "What `make` returned at its first call, which may have been in another process"
+        if self.folder is None: return make()
+        path = self.folder/name
+        if all(f.exists() for f in tree_files(path)): return read_tree(path)
+        res = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_tree(path, res)
+        return res
+
 class _Rounds:
     "The last finished model, and the table of rounds"
-    def __init__(self, learn):
-        self.learn = learn
+    def __init__(self, learn, kept):
+        self.learn,self.kept = learn,kept
         self.rows = []
         self.finished_model = None
     def finish(self, **row):
         "The round is over: its model is the next teacher"
         self.finished_model = self.learn.model
         self.rows.append({**row, **_validation(self.learn)})
-        self.learn.rounds = pd.DataFrame(self.rows)
+        self._publish()
+        self.kept.save(self.rows)
+    def take_kept(self, n):
+        "The `n` rounds that another process finished; the model is that of the last one"
+        self.rows = list(self.kept.rows[:n])
+        self.finished_model = self.learn.model
+        self._publish()
+    def _publish(self): self.learn.rounds = pd.DataFrame(self.rows)
     @contextmanager
     def restored_on_error(self):
         "If a round is interrupted, the learner gets the last finished model back"
@@ -138,10 +181,18 @@ def _set_model(learn, model):
     learn.model = model
     learn.opt = None        # made anew, for the parameters of `model`
 
-def _train_teacher(learn, train):
+def _train_teacher(learn, train, kept):
     "Round 0: train on the labels, for as many steps as a student"
-    step = [] if learn._grab_cbs(SSLStep) else SSLStep()
-    with learn.added_cbs(step): train()
+    step = [] if learn._grab_cbs(SSLStep) else [SSLStep()]
+    with learn.added_cbs([*step, *kept.callbacks(0)]): train()
+
+def _start_model(learn, kept):
+    "A copy of the model that all students start from"
+    model = copy_model(learn.model)
+    with torch.no_grad():
+        state = kept.once('start', model.state_dict)
+        if kept.folder is not None: model.load_state_dict(state)
+    return model
 
 def _kept_rows(r, probs, threshold, share):
     "`confident_rows`, at least one"
@@ -180,11 +231,11 @@ def _drawn(pool, rows):
         yield
     finally: pool.order_fn,pool.pos = fn,pos
 
-def _train_student(learn, train, targets, keep):
+def _train_student(learn, train, targets, keep, kept=()):
     "Train on the labels and `targets`; other methods that read the pool get all of its rows"
     others = [m for m in learn._grab_cbs(SSLCallback) if m.views or m.extra_views]
     rows = nullcontext() if others else _drawn(learn.dls.pool, keep.nonzero()[:,0])
-    with learn.added_cbs(targets), rows: train()
+    with learn.added_cbs([targets, *kept]), rows: train()
 
 # %% ../../nbs/51_semi.self_train.ipynb #a454303e
 def self_train(
@@ -200,6 +251,7 @@ def self_train(
     view:str=None, # View that students learn from; default: 'strong' if the data have it, otherwise 'weak'
     weight=1., # Weight of the loss on the pool: a number, or a function of the share of the round done
     temperature:float=1., # Temperature of `SoftTargetCallback`
+    keep:str|Path=None, # Folder that keeps the rounds, see `KeepRun`: a killed run that is started again with the same lines goes on
     fit:str='fit_one_cycle', # Name of the learner's method that trains a round; it is called with `n_epoch`, `lr` and `kwargs`
     **kwargs # For that method
 )->pd.DataFrame: # Row per round: items kept, their classes, accuracy if hidden labels are known, metrics; also in `learn.rounds`
@@ -212,20 +264,32 @@ def self_train(
     if view is None: view = 'strong' if 'strong' in learn.dls.view_maker.added else 'weak'
     learn.dls.view_maker.check(view, 'self_train')
     train = partial(_training_method(learn, fit), n_epoch, lr, **kwargs)
-    if student is None: student = partial(copy_model, copy_model(learn.model))
+    rounds_kept = _KeptRounds(keep, soft=soft, trained=trained, view=view, temperature=temperature, n_epoch=n_epoch, fit=fit)
+    if student is None: student = partial(copy_model, _start_model(learn, rounds_kept))
 
-    done = _Rounds(learn)
-    if not trained: _train_teacher(learn, train)
-    done.finish(round=0)
+    def targets_of(r):
+        "What the student of round `r` learns"
+        probs = predict_pool(learn)
+        keep = _kept_rows(r, probs, thresholds[r-1], shares[r-1])
+        return dict(row=_round_stats(r, probs, keep, pool.labels), targets=_targets(probs, keep, soft), keep=keep, draws=generators(learn))
+    def train_student(r):
+        plan = rounds_kept.once(f'round_{r}/targets', partial(targets_of, r))
+        if keep is not None: set_generators(learn, plan['draws'])
+        _report(learn, plan['row'])
+        _set_model(learn, student())
+        targets = SoftTargetCallback(plan['targets'], weight, temperature, view)
+        _train_student(learn, train, targets, plan['keep'], rounds_kept.callbacks(r))
+        return plan['row']
+
+    done = _Rounds(learn, rounds_kept)
+    n_done = min(len(rounds_kept.rows), rounds+1)
+    if n_done<=1 and not trained: _train_teacher(learn, train, rounds_kept)
+    if n_done>1: train_student(n_done-1)                     # restores its end
+    if n_done: done.take_kept(n_done)
+    else: done.finish(round=0)
     with done.restored_on_error():
-        for r in range(1, rounds+1):
-            probs = predict_pool(learn)
-            keep = _kept_rows(r, probs, thresholds[r-1], shares[r-1])
-            row = _round_stats(r, probs, keep, pool.labels)
-            _report(learn, row)
-            _set_model(learn, student())
-            targets = SoftTargetCallback(_targets(probs, keep, soft), weight, temperature, view)
-            _train_student(learn, train, targets, keep)
+        for r in range(max(1, n_done), rounds+1):
+            row = train_student(r)
             done.finish(**row)
     return learn.rounds
 
