@@ -28,6 +28,7 @@ from .data.views import *
 from .data.unlabeled import *
 from .data.keypoints import *
 from .training.callback import *
+from .training.distributed import *
 from .training.ema import *
 from .training.batch import *
 from .training.registry import *

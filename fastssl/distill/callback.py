@@ -13,7 +13,8 @@ from ..core import in_mode, plain_float32
 from .features import feature_losses
 from .teacher import match_classes, mean_logits
 from ..losses.distill import teacher_loss
-from ..training.batch import SSLBatch, hook_modules, unwrap
+from ..training.batch import SSLBatch, hook_modules
+from ..training.distributed import rows_for, unwrap
 from ..training.step import SSLCallback
 
 # %% ../../nbs/70_distill.callback.ipynb #c32ce573
@@ -158,11 +159,11 @@ class DistillCallback(SSLCallback):
             raise ValueError(f'the teacher gives logits of shape {tuple(zs[0].shape)}, the student '
                              f'{tuple(logits.shape)}: both must know the same classes')
         z = mean_logits(zs, None, self.ensemble) if len(zs)>1 else zs[0]
-        return self.loss(logits, z, b.y if side=='l' else None).mean()
+        return self.loss(*rows_for(self.loss, logits, z, b.y if side=='l' else None)).mean()
     def _pair_losses(self, b, side, view, teacher_features):
         if not self.features: return
         for projector,name,g in zip(self.projectors, self.hooked_outputs, teacher_features):
             f = getattr(getattr(b, name), side)[view]
-            yield self.feature_loss(projector(f), g)
+            yield self.feature_loss(*rows_for(self.feature_loss, projector(f), g))
 
     def __getstate__(self): return {**super().__getstate__(), 'teachers':[], 'nets':[]}

@@ -10,6 +10,7 @@ from fastai.basics import *
 from ..checks import check_reduction, check_weight
 from ..core import in_float32, plain_float32, reduced
 from ..losses.distill import LogitsLoss, teacher_loss
+from ..training.distributed import own_rows, rows_for
 
 # %% ../../nbs/70_distill.losses.ipynb #f3bceace
 _weights = dict(kd=(.1,.9), binary_kd=(.1,.9), mse=(0.,1.), hard=(.5,.5))
@@ -53,7 +54,8 @@ class DistillLoss(LogitsLoss):
         if t.shape!=s.shape:
             raise ValueError(f'the student has logits of shape {tuple(s.shape)}, the soft targets {tuple(t.shape)}')
         taught = t.isfinite().all(1)
-        kd = self.soft(s, t.where(taught[:,None], s.detach()), self.labels(y))      # no NaN may reach the gradient
+        t = t.where(taught[:,None], s.detach())                                    # no NaN may reach the gradient
+        kd = own_rows(self.soft(*rows_for(self.soft, s, t, self.labels(y))), len(s))
         if kd.shape!=ce.shape:
             raise ValueError(f'the loss {self.name} gave the shape {tuple(kd.shape)} for {len(s)} rows: '
                              'it must give one value per row')

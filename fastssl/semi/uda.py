@@ -11,6 +11,7 @@ from ..checks import *
 from ..core import *
 from .consistency import ConsistencyCallback
 from ..training.batch import SSLBatch
+from ..training.distributed import mean_over
 from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.uda.ipynb #12b45b9c
@@ -30,7 +31,7 @@ def tsa_loss(
     most = tsa_schedules[schedule](pct)*(1-1/C)+1/C
     loss = F.cross_entropy(logits, y, reduction='none')
     keep = (loss.detach()>=-math.log(most)).to(loss.dtype)
-    return (loss*keep).sum()/keep.sum().clamp(min=1)
+    return mean_over(loss*keep, keep)
 
 @register_method('confident predictions become labels')
 class UDACallback(ConsistencyCallback):
