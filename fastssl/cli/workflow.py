@@ -19,6 +19,7 @@ from ..export import check_writable, plain_bytes
 from ..data.images import OpenImageBlock, UnreadableImage, some_files, unreadable_images
 from ..learner import ssl_learner
 from ..report.pseudo_labels import _untouched, plot_class_balance, plot_reliability
+from ..training.distributed import choose_gpu, together_if_launched
 from ..training.registry import ssl_methods
 from ..training.step import SSLStep, SupStrongCallback
 
@@ -81,7 +82,7 @@ def own_dls(
     valid=None, # Folder of validation images, one folder per class; default: a share of the labeled images
     valid_pct:float=.2, # Share of each class held out for validation
     size:int=224, # Side in pixels; images are cropped to a square
-    bs:int=16, # Labeled images per step
+    bs:int=16, # Labeled images per step of each process
     uratio:int=7, # Unlabeled images per labeled one
     flip:bool=True, # Mirror half of the images? Not for digits and letters
     skip_unreadable:bool=False, # Leave out files that cannot be read, with a warning? By default they are an error
@@ -158,7 +159,8 @@ def save_report(
         balance = plot_class_balance(pseudo, learn.dls).figure
     head,curves,samples,balance,reliability = map(_picture, (_title(title), curves, samples, balance, reliability))
     gap = Image.new('RGB', (1,25), 'white')
-    _stack([head, gap, curves, gap, samples, gap, _stack([balance, reliability], across=True)]).save(path)
+    picture = _stack([head, gap, curves, gap, samples, gap, _stack([balance, reliability], across=True)])
+    if not rank_distrib(): picture.save(path)
     return Path(path)
 
 # %% ../../nbs/90_cli.workflow.ipynb #d33fe17b
@@ -197,22 +199,27 @@ def train_own(
     check_positive(epochs, 'epochs')
     check_positive(lr, 'lr')
     out,table,picture = _outputs(Path(out))
+    choose_gpu()
     set_seed(kwargs.get('seed', 0))
     dls = own_dls(labeled, unlabeled, **kwargs)
     learn = ssl_learner(dls, arch, cbs=cb, ema=ema, pretrained=pretrained, metrics=accuracy)
     check_writable(out, len(plain_bytes(learn))+2**22)            # before the first step: the model can be exported, and fits on the disk
     n_labeled,n_valid = len(dls.train_ds),len(dls.valid_ds)
     images = f'{n_labeled} labeled, {dls.pool.n} unlabeled and {n_valid} validation images of {len(dls.vocab)} classes'
-    print(f'{images}; {epochs} epochs of {dls.pool.n_steps} steps, {method}, {arch}')
-    learn.fit_one_cycle(epochs, lr)
-    result = f'accuracy {learn.recorder.values[-1][2]:.3f} on {n_valid} validation images'
-    learn.export_plain(out.absolute())
-    pseudo = learn.pseudo_labels()
-    pseudo.to_csv(table, index=False)
-    if 'kept' in pseudo: result += f'; {pseudo.kept.mean():.0%} of the pool kept'
-    save_report(learn, picture, pseudo, f'{method}, {arch}, {epochs} epochs\n{n_labeled} labeled, {dls.pool.n} unlabeled; {result}')
-    print(result)
-    print(f"{out}: the model, for fastai's load_learner")
-    print(f'{table}: pseudo-labels with confidence')
-    print(f'{picture}: the report')
+    n_processes = max(1, num_distrib())
+    n_steps = math.ceil(dls.pool.n_steps/n_processes)
+    say = noop if rank_distrib() else print
+    say(f'{images}; {epochs} epochs of {n_steps} steps, {method}, {arch}'+(f', {n_processes} processes' if n_processes>1 else ''))
+    with together_if_launched(learn):
+        learn.fit_one_cycle(epochs, lr)
+        result = f'accuracy {learn.recorder.values[-1][2]:.3f} on {n_valid} validation images'
+        learn.export_plain(out.absolute())
+        pseudo = learn.pseudo_labels()
+        if not rank_distrib(): pseudo.to_csv(table, index=False)
+        if 'kept' in pseudo: result += f'; {pseudo.kept.mean():.0%} of the pool kept'
+        save_report(learn, picture, pseudo, f'{method}, {arch}, {epochs} epochs\n{n_labeled} labeled, {dls.pool.n} unlabeled; {result}')
+    say(result)
+    say(f"{out}: the model, for fastai's load_learner")
+    say(f'{table}: pseudo-labels with confidence')
+    say(f'{picture}: the report')
     return learn

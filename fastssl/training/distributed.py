@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['unwrap', 'all_ranks', 'n_ranks', 'ranks_together', 'join_ranks', 'all_mean', 'all_rows', 'rows_for', 'own_rows',
            'mean_over', 'from_rank0', 'copy_from_rank0', 'average_statistics', 'average_gradients', 'SyncGradients',
-           'own_reduction', 'distributed_trainer', 'JointDL', 'adapt_trainer', 'check_launch', 'check_same_data',
-           'differ_by_rank', 'in_this_process', 'in_parts']
+           'own_reduction', 'distributed_trainer', 'JointDL', 'adapt_trainer', 'save_for_lr_find', 'choose_gpu',
+           'together_if_launched', 'check_launch', 'check_same_data', 'differ_by_rank', 'in_this_process', 'in_parts']
 
 # %% ../../nbs/30_training.distributed.ipynb #d1500003
 import functools, hashlib, os
@@ -248,17 +248,56 @@ def JointDL(
     cls = _joint_dl_class()
     return dl if isinstance(dl, (EpochDL,cls)) else cls(dl, rank=rank_distrib(), world_size=all_ranks(), device=getattr(dl, 'device', None))
 
+def _join_on_cpu(trainer):
+    "accelerate connects processes on a CPU only if it is told that they run on one: without `ACCELERATE_USE_CPU`, `torchrun` starts strangers"
+    if num_distrib()<=1 or trainer.accelerator.num_processes>1: return
+    from accelerate import Accelerator
+    type(trainer.accelerator.state)._reset_state(True)
+    trainer.accelerator = Accelerator(cpu=True)
+
 def adapt_trainer(
     learn:Learner # A learner that is about to handle `before_fit`
 )->bool: # Does it train in several processes, or wrapped as if?
     "Replace what does not fit in the learner's `DistributedTrainer`"
     trainer = distributed_trainer(learn)
     if trainer is None: return False
+    _join_on_cpu(trainer)
     def wrap(): learn.dl = JointDL(learn.dl)
+    device = trainer.accelerator.device
+    if device.type=='cpu': device = torch.device('cpu')     # a file cannot be loaded to 'cpu:0'
     trainer._wrap_dl = noop
     trainer.before_train = trainer.before_validate = wrap
-    if not torch.cuda.is_available() or trainer.accelerator.device.type=='cpu': trainer.sync_bn = False
+    if device.type=='cpu': trainer.sync_bn = False
+    if learn.dls.device!=device: learn.dls.to(device)       # data are often made before the process knows its GPU
+    if rank_distrib():
+        for c in learn.cbs:
+            if type(c).__name__=='CSVLogger': c.run = False         # until the end of the fit
     return True
+
+def save_for_lr_find(
+    learn:Learner # A learner in `lr_find`, before its first step
+):
+    "Save the model for `LRFinder` to load again, which does so in the first process only"
+    file = join_path_file(f'{learn.lr_finder.tmp_p}/_tmp', learn.path/learn.model_dir, ext='.pth')
+    if not file.exists(): torch.save(dict(model=unwrap(learn.model).state_dict(), opt=learn.opt.state_dict()), file)
+
+# %% ../../nbs/30_training.distributed.ipynb #d1500030
+def choose_gpu():
+    "In a process that was launched with others, make its own GPU the default; to be called before data are made"
+    if num_distrib()>1 and torch.cuda.is_available(): torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
+
+@contextmanager
+def together_if_launched(
+    learn:Learner # Any
+):
+    "`learn.distrib_ctx()` in a process that was launched with others; otherwise nothing"
+    if num_distrib()<=1:
+        yield learn
+        return
+    try: import fastai.distributed
+    except (ImportError,NameError):
+        raise ImportError("training in several processes needs accelerate: pip install 'fastssl[distributed]'") from None
+    with learn.distrib_ctx(): yield learn
 
 # %% ../../nbs/30_training.distributed.ipynb #d1500019
 _mpi_sizes = 'PMI_SIZE','OMPI_COMM_WORLD_SIZE','MV2_COMM_WORLD_SIZE','MPI_LOCALNRANKS'

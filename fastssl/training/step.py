@@ -316,7 +316,9 @@ class SSLStep(AttachedCallback):
         "From now on, until the end of the epoch, each reduction is one over all processes"
         join_ranks(True)
         own_reduction(self.model)
-        if self.epoch==0: copy_from_rank0([t for m in self.ms for t in m._state_tensors()])
+        if self.epoch: return
+        if hasattr(self.learn, 'lr_finder'): save_for_lr_find(self.learn)
+        copy_from_rank0([t for m in self.ms for t in m._state_tensors()])
     def _mode(self):
         "How the rows go through the model in this epoch"
         if self.forward!='auto': return self.forward
