@@ -263,10 +263,14 @@ def adapt_trainer(
     if trainer is None: return False
     _join_on_cpu(trainer)
     def wrap(): learn.dl = JointDL(learn.dl)
+    def after_fit():
+        learn.model = unwrap(learn.model)
+        trainer.old_dls = None                              # fastai keeps the data, and `learn.export` would save them
     device = trainer.accelerator.device
     if device.type=='cpu': device = torch.device('cpu')     # a file cannot be loaded to 'cpu:0'
     trainer._wrap_dl = noop
     trainer.before_train = trainer.before_validate = wrap
+    trainer.after_fit = after_fit
     if device.type=='cpu': trainer.sync_bn = False
     if learn.dls.device!=device: learn.dls.to(device)       # data are often made before the process knows its GPU
     if rank_distrib():

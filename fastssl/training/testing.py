@@ -62,10 +62,10 @@ def _as_rank(f, r, n, port, folder):
         WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n), RANK=str(r), LOCAL_RANK=str(r), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port),
         ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1')
     torch.set_num_threads(1)
-    try: res = True,f()
-    except BaseException: res = False,(time.time(), traceback.format_exc())
+    try: res = pickle.dumps((True, f()))
+    except BaseException: res = pickle.dumps((False, (time.time(), traceback.format_exc())))
     part = folder/f'{r}.part'
-    part.write_bytes(pickle.dumps(res))
+    part.write_bytes(res)
     part.rename(folder/str(r))
 
 def _fork(f, *args):
