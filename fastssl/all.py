@@ -36,6 +36,7 @@ from .data.unlabeled import *
 from .data.keypoints import *
 from .training.callback import *
 from .training.plain_files import *
+from .training.distributed import *
 from .training.ema import *
 from .training.batch import *
 from .training.registry import *

@@ -105,7 +105,8 @@ def plain_bytes(
 def export_plain(self:Learner,
     path:str|Path='export.pkl' # The file, in `learn.path` unless it is absolute
 )->Path: # Path of the file; load it with fastai's `load_learner`
-    "Save the learner for prediction without fastssl: no callbacks, no extra heads, no transforms of fastssl"
+    "Save the learner for prediction without fastssl: no callbacks, no extra heads, no transforms of fastssl; in distributed training, the first process saves it"
+    if rank_distrib(): return self.path/path
     data = plain_bytes(self)
     path = check_writable(self.path/path, len(data))
     with write_atomic(path) as tmp: tmp.write_bytes(data)

@@ -7,7 +7,8 @@ __all__ = ['ImageClassifierHead', 'entropy', 'MCDImageClassifierHead', 'MCDCallb
 
 # %% ../../nbs/60_adapt.mcd.ipynb #980a3fbe
 from fastai.basics import *
-from ..training.batch import SSLBatch, unwrap
+from ..training.batch import SSLBatch
+from ..training.distributed import all_mean, unwrap
 from ..training.extra_steps import ExtraStep
 from ..checks import check_count, check_share, check_weight
 from ..models.heads import *
@@ -68,7 +69,8 @@ class MCDCallback(SSLCallback):
     # ------ the three steps
     def sup_loss(self, b:SSLBatch):
         "Step A: the source loss of both heads, and class balance on the target"
-        balance = sum(mcd_entropy(head.u.weak.softmax(1)) for head in (b.logits, b.logits2))
+        means = [all_mean(head.u.weak.softmax(1).mean(0, keepdim=True)) for head in (b.logits, b.logits2)]
+        balance = sum(map(mcd_entropy, means))
         source = b.loss(b.l.weak, b.y)+b.loss(b.logits2.l.weak, b.y)
         return source+self.now(self.entropy)*balance
     def discrepancy(self, b:SSLBatch):

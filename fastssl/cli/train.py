@@ -109,7 +109,7 @@ def fastssl_train(
     size:int=224, # Side of the images in pixels
     no_flip:bool=False, # Do not mirror images: for digits, letters, signs
     epochs:int=10, # Passes over the unlabeled images
-    bs:int=16, # Labeled images per step; fewer if memory is short
+    bs:int=16, # Labeled images per step (of each process, under `accelerate launch` or `torchrun`); fewer if memory is short
     uratio:int=7, # Unlabeled images per labeled one
     lr:float=1e-3, # Highest learning rate
     ema:float=None, # Average the weights with this decay: .99 for a few hundred steps, .999 for 10,000

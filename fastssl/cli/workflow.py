@@ -25,6 +25,7 @@ from ..files import check_writable, printable, write_csv
 from ..learner import ssl_learner
 from ..report.pseudo_labels import _untouched, plot_class_balance, plot_reliability
 from ..training.keep_run import KeepRun
+from ..training.distributed import choose_gpu, together_if_launched
 from ..training.registry import ssl_methods
 from ..training.step import SSLStep, SupStrongCallback
 
@@ -61,7 +62,7 @@ def own_dls(
     valid=None, # Folder of validation images, one folder per class; default: a share of the labeled images
     valid_pct:float=.2, # Share of each class held out for validation
     size:int=224, # Side in pixels; images are cropped to a square
-    bs:int=16, # Labeled images per step
+    bs:int=16, # Labeled images per step of each process
     uratio:int=7, # Unlabeled images per labeled one
     flip:bool=True, # Mirror half of the images? Not for digits and letters
     skip_unreadable:bool=False, # Leave out files that cannot be read, with a warning? By default they are an error
@@ -144,6 +145,7 @@ def save_report(
     head,curves,samples,balance,reliability = map(_picture, (_title(title), curves, samples, balance, reliability))
     gap = Image.new('RGB', (1,25), 'white')
     picture = _stack([head, gap, curves, gap, samples, gap, _stack([balance, reliability], across=True)])
+    if rank_distrib(): return Path(path)
     with write_atomic(path) as tmp: picture.save(tmp)
     return Path(path)
 
@@ -170,7 +172,9 @@ def _write_all(writers):
     "Call each of `writers`: file → function that writes it and says what it holds. If some fail, an `OSError` names them at the end"
     failed = {}
     for f,write in writers.items():
-        try: print(f'{printable(f)}: {write()}')
+        try:
+            what = write()
+            if not rank_distrib(): print(f'{printable(f)}: {what}')
         except Exception as e: failed[f] = e
     if not failed: return
     reasons = '; '.join(f'{f} ({type(e).__name__}: {e})' for f,e in failed.items())
@@ -184,7 +188,8 @@ def _write_outputs(learn, out, table, picture, title):
         learn.export_plain(out.absolute())
         return "the model, for fastai's load_learner"
     def labels():
-        write_csv(pseudo(), table)
+        df = pseudo()
+        if not rank_distrib(): write_csv(df, table)
         return f'pseudo-labels with confidence{kept()}'
     def report():
         save_report(learn, picture, pseudo(), title+kept())
@@ -212,16 +217,21 @@ def train_own(
     check_positive(epochs, 'epochs')
     check_positive(lr, 'lr')
     out,table,picture = _outputs(Path(out), [kwargs.get('csv')])
+    choose_gpu()
     set_seed(kwargs.get('seed', 0))
     dls = own_dls(labeled, unlabeled, **kwargs)
     learn = ssl_learner(dls, arch, cbs=cb, ema=ema, pretrained=pretrained, metrics=accuracy)
     check_writable(out, len(plain_bytes(learn))+2**22)            # before the first step: the model can be exported, and fits on the disk
     n_labeled,n_valid = len(dls.train_ds),len(dls.valid_ds)
     images = f'{n_labeled} labeled, {dls.pool.n} unlabeled and {n_valid} validation images of {len(dls.vocab)} classes'
-    print(f'{images}; {epochs} epochs of {dls.pool.n_steps} steps, {method}, {arch}')
-    learn.fit_one_cycle(epochs, lr, cbs=KeepRun(resume) if resume else None)
-    result = f'accuracy {learn.recorder.values[-1][2]:.3f} on {n_valid} validation images'
-    print(result)
-    title = f'{method}, {arch}, {epochs} epochs\n{n_labeled} labeled, {dls.pool.n} unlabeled; {result}'
-    _write_outputs(learn, out, table, picture, title)
+    n_processes = max(1, num_distrib())
+    n_steps = math.ceil(dls.pool.n_steps/n_processes)
+    together = f', {n_processes} processes' if n_processes>1 else ''
+    if not rank_distrib(): print(f'{images}; {epochs} epochs of {n_steps} steps, {method}, {arch}{together}')
+    with together_if_launched(learn):
+        learn.fit_one_cycle(epochs, lr, cbs=KeepRun(resume) if resume else None)
+        result = f'accuracy {learn.recorder.values[-1][2]:.3f} on {n_valid} validation images'
+        if not rank_distrib(): print(result)
+        title = f'{method}, {arch}, {epochs} epochs\n{n_labeled} labeled, {dls.pool.n} unlabeled; {result}'
+        _write_outputs(learn, out, table, picture, title)
     return learn

@@ -15,7 +15,8 @@ from .losses import check_teacher_loss
 from .teacher import match_classes, mean_logits
 from .write import check_are_logits
 from ..losses.distill import BinaryKDLoss, TeacherLoss, teacher_loss
-from ..training.batch import SSLBatch, compiled_in_place, hook_modules, unwrap
+from ..training.batch import SSLBatch, compiled_in_place, hook_modules
+from ..training.distributed import rows_for, unwrap
 from ..training.step import SSLCallback
 
 # %% ../../nbs/70_distill.callback.ipynb #c32ce573
@@ -164,7 +165,7 @@ class DistillCallback(SSLCallback):
                              f'{tuple(logits.shape)}: both must know the same classes')
         if not self.outputs_checked: self._check_outputs(zs)
         z = mean_logits(zs, None, self.ensemble) if len(zs)>1 else zs[0]
-        return self.loss(logits, z, b.y if side=='l' else None).mean()
+        return self.loss(*rows_for(self.loss, logits, z, b.y if side=='l' else None)).mean()
     def _check_outputs(self, zs):
         "Are the outputs of the teachers logits? Looks at the first batch of an epoch, because that waits for the device"
         activation = 'sigmoid' if isinstance(self.loss, BinaryKDLoss) else 'softmax'
@@ -184,6 +185,6 @@ class DistillCallback(SSLCallback):
         if not self.features: return
         for projector,name,g in zip(self.projectors, self.hooked_outputs, teacher_features):
             f = getattr(getattr(b, name), side)[view]
-            yield self.feature_loss(projector(f), g)
+            yield self.feature_loss(*rows_for(self.feature_loss, projector(f), g))
 
     def __getstate__(self): return {**super().__getstate__(), 'teachers':[], 'nets':[]}

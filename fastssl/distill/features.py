@@ -49,6 +49,7 @@ class AttentionLoss(nn.Module):
 
 class RelationLoss(nn.Module):
     "Smooth L1 loss between the distances, and between the angles, of rows of both networks"
+    compares_rows = True
     def __init__(self,
         distance:float=25., # Weight of the distances
         angle:float=50. # Weight of the angles

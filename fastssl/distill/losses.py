@@ -11,6 +11,7 @@ from ..checks import check_reduction, check_weight
 from ..core import in_float32, plain_float32, reduced
 from ..data.targets import check_one_class, several_labels_per_row
 from ..losses.distill import BinaryKDLoss, LogitsLoss, TeacherLoss, teacher_loss
+from ..training.distributed import own_rows, rows_for
 
 # %% ../../nbs/70_distill.losses.ipynb #f3bceace
 _weights = dict(kd=(.1,.9), binary_kd=(.1,.9), mse=(0.,1.), hard=(.5,.5))
@@ -55,7 +56,8 @@ class DistillLoss(LogitsLoss):
             raise ValueError(f'the student has logits of shape {tuple(s.shape)}, the soft targets {tuple(t.shape)}')
         excluded = t==-torch.inf
         taught = (t.isfinite()|excluded).all(1)&~excluded.all(1)
-        kd = self.soft(s, t.where(taught[:,None], s.detach()), self.labels(y))      # no NaN may reach the gradient
+        t = t.where(taught[:,None], s.detach())                                    # no NaN may reach the gradient
+        kd = own_rows(self.soft(*rows_for(self.soft, s, t, self.labels(y))), len(s))
         if kd.shape!=ce.shape:
             raise ValueError(f'the loss {self.name} gave the shape {tuple(kd.shape)} for {len(s)} rows: '
                              'it must give one value per row')

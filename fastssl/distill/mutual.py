@@ -11,7 +11,8 @@ from ..checks import check_weight
 from .losses import check_teacher_loss
 from ..losses.distill import teacher_loss
 from ..models.multihead import TwoNetworks
-from ..training.batch import SSLBatch, unwrap
+from ..training.batch import SSLBatch
+from ..training.distributed import rows_for, unwrap
 from ..training.step import SSLCallback
 
 # %% ../../nbs/70_distill.mutual.ipynb #6d4fcb46
@@ -36,6 +37,7 @@ class MutualLearningCallback(SSLCallback):
     def unsup_loss(self, b:SSLBatch):
         labeled = b.l.weak,b.twin.l.weak,b.y
         rows = [labeled, *((b.u[v], b.twin.u[v], None) for v in self.views)]
+        rows = [rows_for(self.loss, *row) for row in rows]
         mutual = sum((self.loss(p, q, y)+self.loss(q, p, y)).mean() for p,q,y in rows)/len(rows)
         self.log('mutual_loss', mutual)
         return b.loss(b.twin.l.weak, b.y)+self.now(self.mutual_weight)*mutual

@@ -61,6 +61,7 @@ class KnowledgeDistillationLoss(LogitsLoss):
 class TeacherLoss(LogitsLoss):
     "Base class of the losses below: one value per row of logits `(N, C)`; without labels, the teacher's decisions are used"
     needs_finite = False    # may no logit of the teacher be −inf, the logit of a class that it excludes?
+    compares_rows = False       # does the loss of a row depend on the other rows of the batch?
     def __init__(self,
         T:float=1., # Temperature
         standardize:bool=False, # First give the logits of each row mean 0 and standard deviation 1?
@@ -170,6 +171,7 @@ class NKDLoss(TeacherLoss):
 
 class DISTLoss(TeacherLoss):
     "1−Pearson correlation of the probabilities, per row and per class over the batch ([Huang et al.](https://arxiv.org/abs/2205.10536))"
+    compares_rows = True
     def __init__(self,
         beta:float=1., # Weight of the correlations per row
         gamma:float=1., # Weight of the correlations per class; their mean is added to every row

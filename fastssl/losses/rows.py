@@ -57,10 +57,11 @@ def row_losses(
 def weighted_mean(
     values:Tensor, # From `row_losses`
     weights:Tensor, # From `row_losses`
-    keep:Tensor # 1 for rows that count, 0 for others `(N,)`
+    keep:Tensor, # 1 for rows that count, 0 for others `(N,)`
+    total_of=lambda total: total # Weight of the rows that count → that of the joint batch of several processes
 )->Tensor: # Scalar
     "Mean loss of the rows that count; 0 if there are none"
-    total = (weights*keep).sum()
+    total = total_of((weights*keep).sum())
     return (values*keep).sum()/total.where(total>0, 1.)
 
 # %% ../../nbs/05_losses.rows.ipynb #49b1ba71

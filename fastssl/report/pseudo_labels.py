@@ -16,6 +16,7 @@ from ..data.items import as_items
 from ..data.targets import check_one_class_data
 from ..data.unlabeled import class_vocab, hidden_labels, pool_dataset
 from ..data.loaders import UnlabeledDL, required_pool
+from ..training.distributed import in_parts
 from ..training.step import SSLCallback
 
 # %% ../../nbs/40_report.pseudo_labels.ipynb #c766a61d
@@ -103,11 +104,15 @@ def predict_pool(
 )->Tensor: # Probabilities, one row per item, on the CPU
     "Predict on the pool; the learner is left unchanged. Raises `ValueError` unless the labels of the data are one class per row"
     check_one_class_data(learn.dls, 'a pseudo-label', learn.loss_func)
-    dl = learn.dls.pool_dl(view, rows, pool)
-    with _untouched(learn): probs = learn.get_preds(dl=dl, act=lambda p: p.float().softmax(-1), reorder=False)[0]
+    pool = required_pool(learn.dls, 'predict_pool') if pool is None else pool
+    rows = range(pool.n) if rows is None else rows
+    def predict(rows):
+        dl = learn.dls.pool_dl(view, rows, pool)
+        return learn.get_preds(dl=dl, act=lambda p: p.float().softmax(-1), reorder=False)[0]
+    with _untouched(learn): probs = in_parts(learn, rows, predict)
     if probs.ndim!=2: raise ValueError(f'pseudo-labels need one class per item, but the model gives outputs of shape {tuple(probs.shape)}')
     if probs.shape[1]<2: raise ValueError('pseudo-labels need more than one class, but the model has one output')
-    if len(probs)!=dl.n: raise ValueError(f'{dl.n-len(probs)} of {dl.n} items could not be read')
+    if len(probs)!=len(rows): raise ValueError(f'{len(rows)-len(probs)} of {len(rows)} items could not be read')
     return probs
 
 def _class_names(codes, vocab):

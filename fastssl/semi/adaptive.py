@@ -14,6 +14,7 @@ from ..schedules import SchedRampUp
 from .consistency import DistributionAlignment, Threshold
 from .fixmatch import FixMatchCallback
 from ..training.batch import SSLBatch
+from ..training.distributed import all_mean, all_rows
 from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.adaptive.ipynb #a113e15d
@@ -34,9 +35,9 @@ class SelfAdaptiveThreshold(Threshold):
     def forward(self, p, b:SSLBatch):
         decay = self.decay_at(b)
         conf,labels = p.max(1)
-        self.confidence.lerp_(conf.mean(), 1-decay)
-        self.mean.lerp_(p.mean(0), 1-decay)
-        self.share.lerp_(class_share(labels, p.shape[1]), 1-decay)
+        self.confidence.lerp_(all_mean(conf.mean()), 1-decay)
+        self.mean.lerp_(all_mean(p.mean(0)), 1-decay)
+        self.share.lerp_(all_mean(class_share(labels, p.shape[1])), 1-decay)
         per_class = self.confidence*self.mean/self.mean.max()
         return (conf>=per_class.gather(0, labels)).to(p.dtype)
 
@@ -58,8 +59,9 @@ class GaussianWeight(Threshold):
     def forward(self, p, b:SSLBatch):
         decay = self.decay_at(b)
         conf = p.amax(1)
-        self.confidence.lerp_(conf.mean(), 1-decay)
-        if len(conf)>1: self.var.lerp_(conf.var(), 1-decay)
+        every = all_rows(conf)
+        self.confidence.lerp_(every.mean(), 1-decay)
+        if len(every)>1: self.var.lerp_(every.var(), 1-decay)
         below = (conf-self.confidence).clamp(max=0)
         exponent = -below.square()*self.n_sigma**2/(2*self.var.clamp(min=1e-12))
         return exponent.exp()
@@ -74,7 +76,7 @@ class RelativeThreshold(Threshold):
     @torch.no_grad()
     def forward(self, p, b:SSLBatch):
         labeled_conf = b.pred.detach().softmax(1).amax(1)
-        self.level = self.threshold*labeled_conf.mean()
+        self.level = self.threshold*all_mean(labeled_conf.mean())
         return (p.amax(1)>=self.level).to(p.dtype)
 
 class LossThreshold(Threshold):
@@ -96,7 +98,7 @@ class LossThreshold(Threshold):
     @torch.no_grad()
     def forward(self, p, b:SSLBatch):
         if b.pct<self.warmup:
-            self._follow(b.sup)
+            self._follow(all_mean(b.sup))
             self.level = torch.full_like(self.rho, torch.nan)
             return torch.zeros_like(p[:,0])
         decrease = self.gamma**(-(b.pct-self.warmup)/self.every)
@@ -121,8 +123,8 @@ def fairness_loss(
 )->Tensor: # Scalar
     "FreeMatch's self-adaptive fairness loss; 0 if no row counts"
     p = logits.softmax(1)
-    h = class_share(p.detach().argmax(1), p.shape[1], keep)
-    now = _normalized_ratio((p*keep[:,None]).mean(0), h)
+    h = all_mean(class_share(p.detach().argmax(1), p.shape[1], keep))
+    now = _normalized_ratio(all_mean((p*keep[:,None]).mean(0)), h)
     goal = _normalized_ratio(mean, share)
     log_now = now.where(h>0, torch.ones_like(now)).log()          # 0 for classes that are not predicted
     return (goal*log_now).sum()

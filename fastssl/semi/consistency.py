@@ -11,8 +11,9 @@ from ..checks import *
 from ..core import *
 from ..schedules import averaging_decay
 from ..losses.semi import consistency, consistency_distances
+from ..training.distributed import all_mean, all_rows, mean_over, unwrap
 from ..training.ema import EMATeacher
-from ..training.batch import SSLBatch, unwrap
+from ..training.batch import SSLBatch
 from ..training.step import Part, SSLCallback
 
 # %% ../../nbs/50_semi.consistency.ipynb #50b8d2a2
@@ -44,9 +45,9 @@ class DistributionAlignment(Part):
     @torch.no_grad()
     def _move_means(self, p, b):
         decay = self.decay_at(b)
-        if self.target=='labels': self.goal.lerp_(class_share(b.labels, len(self.goal)), 1-decay)
-        if self.target=='predictions': self.goal.lerp_(b.pred.detach().softmax(1).mean(0), 1-decay)
-        self.mean.lerp_(p.detach().mean(0), 1-decay)
+        if self.target=='labels': self.goal.lerp_(all_mean(class_share(b.labels, len(self.goal))), 1-decay)
+        if self.target=='predictions': self.goal.lerp_(all_mean(b.pred.detach().softmax(1).mean(0)), 1-decay)
+        self.mean.lerp_(all_mean(p.detach().mean(0)), 1-decay)
     def forward(self,
         p:Tensor, # Probabilities of the unlabeled rows `(N, C)`
         b:SSLBatch # Batch; its labeled rows are read by 'labels' and 'predictions'
@@ -75,7 +76,7 @@ class LogitAdjustment(Part):
         b:SSLBatch=None # Batch; needed if `decay` is None
     )->Tensor: # Bias `(C,)`
         "Update the running mean with this batch, then return the bias"
-        self.mean.lerp_(logits.softmax(1).mean(0), 1-self.decay_at(b))
+        self.mean.lerp_(all_mean(logits.softmax(1).mean(0)), 1-self.decay_at(b))
         return self.tau*self.mean.clamp(min=1e-6).log()
 
 # %% ../../nbs/50_semi.consistency.ipynb #14632ef4
@@ -106,8 +107,8 @@ class ShareThreshold(Threshold):
     @torch.no_grad()
     def forward(self, p, b:SSLBatch):
         conf,label = p.max(1)
-        self.confidence = torch.cat([self.confidence, conf])[-self.n_last:]
-        self.label = torch.cat([self.label, label])[-self.n_last:]
+        self.confidence = torch.cat([self.confidence, all_rows(conf)])[-self.n_last:]
+        self.label = torch.cat([self.label, all_rows(label)])[-self.n_last:]
         same = self.label[None]==label[:,None]
         surer = same&(self.confidence[None]>conf[:,None])
         self.level = self.share_at(b.pct)
@@ -231,8 +232,7 @@ class ConsistencyCallback(SSLCallback):
         if self.aligned_target: p = aligned
         if self.threshold is not None: self.log_kept(b, p, w)
         loss = self.compare(student, p)*w
-        if self.mean_over_kept: loss = loss.sum()/w.sum().clamp(min=1)
-        else: loss = reduced(loss)
+        loss = mean_over(loss, w) if self.mean_over_kept else reduced(loss)
         return loss+self.extra_loss(b, p, w)
     def log_kept(self,
         b:SSLBatch, # Batch after the forward pass

@@ -18,6 +18,7 @@ from ..schedules import SchedRampUp
 from .consistency import Threshold
 from .fixmatch import FixMatchCallback
 from ..training.batch import SSLBatch
+from ..training.distributed import all_rows
 from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.flexmatch.ipynb #68e0c3ed
@@ -97,7 +98,7 @@ class DynamicThreshold(Threshold):
         self.status.threshold = self.threshold
         labels,selected,conf = confident_label(p, self.threshold, inclusive=True)
         keep = (conf>=self.status.get_threshold(labels)).to(p.dtype)
-        self.status.update(b.idx, selected, labels)
+        self.status.update(all_rows(b.idx), all_rows(selected), all_rows(labels))
         return keep
 
 @register_method('… with a threshold that adapts')

@@ -10,6 +10,7 @@ from fastai.basics import *
 from ..checks import check_weight
 from ..losses.adapt import MinimumClassConfusionLoss
 from ..training.batch import SSLBatch
+from ..training.distributed import all_rows
 from ..training.step import SSLCallback
 from ..training.registry import register_method
 
@@ -24,4 +25,4 @@ class MCCCallback(SSLCallback):
     ):
         self.weight = check_weight(weight)
         self.loss_mcc = MinimumClassConfusionLoss(temperature)
-    def unsup_loss(self, b:SSLBatch): return self.loss_mcc(b.u.weak)
+    def unsup_loss(self, b:SSLBatch): return self.loss_mcc(all_rows(b.u.weak))

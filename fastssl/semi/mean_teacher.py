@@ -14,6 +14,7 @@ from ..losses.semi import ConsistencyLoss, L2ConsistencyLoss  # documented under
 from ..training.ema import EMATeacher, EmaTeacher  # documented under this method
 from .consistency import ConsistencyCallback
 from ..training.batch import SSLBatch
+from ..training.distributed import all_mean
 from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.mean_teacher.ipynb #b50b380d
@@ -56,5 +57,5 @@ class SelfEnsembleCallback(MeanTeacherCallback):
         super().__init__(weight=weight, threshold=threshold, **kwargs)
         self.balance = check_weight(balance, 'balance')
     def extra_loss(self, b:SSLBatch, p, w):
-        loss = ClassBalanceLoss(p.shape[1])(self.student_logits(b).softmax(1))
-        return self.now(self.balance)*loss*w.mean()
+        mean = all_mean(self.student_logits(b).softmax(1).mean(0, keepdim=True))
+        return self.now(self.balance)*ClassBalanceLoss(p.shape[1])(mean)*all_mean(w.mean())

@@ -19,7 +19,8 @@ from ..losses.distill import CrossEntropyLoss  # documented under this method
 from ..losses.metric import SoftTripletLoss
 from ..models.multihead import TwoNetworks
 from .clusters import *
-from ..training.batch import SSLBatch, unwrap
+from ..training.batch import SSLBatch
+from ..training.distributed import all_rows, from_rank0, in_parts, unwrap
 from ..training.step import SSLCallback
 from ..training.registry import register_method
 
@@ -140,9 +141,15 @@ class MutualMeanTeachingCallback(SSLCallback):
         dl=None # Loader of items, with or without labels; default: the pool
     )->Tensor: # `(N, F)`, on the CPU
         "Features for clustering and search: the average over both mean networks"
-        if dl is None: dl = self.dls.pool_dl()
+        if dl is None: return self.pool_features().mean(0)
         n = getattr(self.dls.train, 'n_inp', 1)
         return self.features(to_device(b[:n], self.dls.device) for b in dl).mean(0)
+    def pool_features(self)->Tensor: # `(2, N, F)`, on the CPU
+        "`features` of the pool"
+        def predict(rows):
+            dl = self.dls.pool_dl(rows=rows)
+            return self.features(to_device(tuplify(b), self.dls.device) for b in dl).transpose(0, 1)
+        return in_parts(self.learn, range(self.n_pool), predict).transpose(0, 1)
     def class_means(self)->Tensor: # `(n_out, F)`
         "Mean feature of the labeled items of each class; NaN for a class without items"
         *xb,y = rows_in_memory(self.dls.train)
@@ -169,8 +176,8 @@ class MutualMeanTeachingCallback(SSLCallback):
         "Cluster the pool, set the heads to the cluster centers, and draw the pool by clusters"
         pool = self.dls.pool
         seed = mixed_seed(pool.seed, int(self.n_epochs))
-        features = self.features(to_device(tuplify(b), self.dls.device) for b in self.dls.pool_dl())
-        labels = self._cluster(features.mean(0), seed)
+        features = self.pool_features()
+        labels = from_rank0(self._cluster(features.mean(0), seed))
         k = self._checked_count(labels)
         self._set_heads(features, labels, k)
         self.n_found = k
@@ -265,7 +272,8 @@ class MutualMeanTeachingCallback(SSLCallback):
         target = other[self.output][:,:self.n_found].softmax(1)
         hard_ce = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         soft_ce = reduced(soft_cross_entropy(logits, target))
-        hard_triplet = SoftTripletLoss(0.)(own['feat'], own['feat'], labels)
-        soft_triplet = SoftTripletLoss()(own['feat'], other['feat'], labels)
+        feat,other_feat,every = all_rows(own['feat']),all_rows(other['feat']),all_rows(labels)
+        hard_triplet = SoftTripletLoss(0.)(feat, feat, every)
+        soft_triplet = SoftTripletLoss()(feat, other_feat, every)
         a,c = self.soft_ce,self.soft_triplet
         return (1-a)*hard_ce+a*soft_ce+(1-c)*hard_triplet+c*soft_triplet

@@ -16,7 +16,8 @@ from ..core import *
 from ..schedules import averaging_decay
 from ..training.ema import EMATeacher
 from ..models.heads import *
-from ..training.batch import SSLBatch, unwrap
+from ..training.batch import SSLBatch
+from ..training.distributed import all_rows, unwrap
 from ..training.step import SSLCallback
 from ..training.registry import register_method
 
@@ -84,7 +85,7 @@ class ClassQueue(Module):
         h_k = plain_float32(h_k)
         labels = plain_float32(labels)
         out = self.contrast(h_q, h_k, labels)
-        self.enqueue(h_k, labels)
+        self.enqueue(all_rows(h_k), all_rows(labels))
         return out
     def _check(self, h_q, h_k, labels):
         if h_q.shape!=h_k.shape or h_q.shape[1:]!=(self.projection_dim,):

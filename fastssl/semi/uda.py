@@ -13,6 +13,7 @@ from ..losses.rows import row_losses, weighted_mean
 from ..losses.semi import StrongWeakConsistencyLoss  # documented under this method
 from .consistency import ConsistencyCallback
 from ..training.batch import SSLBatch
+from ..training.distributed import all_mean
 from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.uda.ipynb #12b45b9c
@@ -33,7 +34,7 @@ def tsa_loss(
     most = tsa_schedules[schedule](pct)*(1-1/C)+1/C
     labels = y.flatten().long().as_subclass(Tensor)
     keep = F.cross_entropy(logits.detach(), labels, reduction='none')>=-math.log(most)
-    return weighted_mean(*row_losses(loss_func, logits, y), keep.to(logits.dtype))
+    return weighted_mean(*row_losses(loss_func, logits, y), keep.to(logits.dtype), all_mean)
 
 @register_method('confident predictions become labels')
 class UDACallback(ConsistencyCallback):

@@ -73,7 +73,6 @@ def check_methods(
     _check_one_sup_loss(methods)
     _check_parts(methods)
     _check_replaced_rows(methods)
-    if num_distrib()>1: raise NotImplementedError('semi-supervised steps do not support distributed training yet: train on one device')
     for m in methods:
         _check_numbers(m)
         _check_views(m, dls)

@@ -10,6 +10,7 @@ from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 from ..schedules import averaging_decay
 from .callback import AttachedCallback
+from .distributed import unwrap
 from ..checks import check_one_of
 
 # %% ../../nbs/30_training.ema.ipynb #83d66a67
@@ -147,10 +148,12 @@ class EMACallback(AttachedCallback):
     # ------ events
     @property
     def aside(self)->bool: return hasattr(self.learn, 'lr_finder')
+    @property
+    def net(self)->nn.Module: return unwrap(self.model)     # a wrapper for several devices is made anew in each fit
     def before_train(self):
         if self.aside: return
         self.raw_in()
-        if self.teacher is None or self.teacher.student is not self.model: self.teacher = self._new_teacher(self.model)
+        if self.teacher is None or self.teacher.student is not self.net: self.teacher = self._new_teacher(self.net)
         n_steps = self.n_epoch*len(self.dl)
         if self.decay is None: self.teacher.set_alpha(averaging_decay(n_steps))
         left = self.teacher.alpha**n_steps
@@ -182,14 +185,14 @@ class EMACallback(AttachedCallback):
     def ema_in(self):
         "Put the average into the model; a second call does nothing"
         if self.teacher is None or self.raw is not None: return
-        now = self.tensors(self.model)
+        now = self.tensors(self.net)
         self.raw = [t.clone() for t in now]
         with torch.no_grad(): torch._foreach_copy_(now, self.tensors(self.teacher.model))
     def raw_in(self):
         "Put the raw weights back. If the model was changed in between, keep it and drop the average"
         if self.raw is None: return
-        now = self.tensors(self.model)
-        same = self.teacher.student is self.model and all(map(torch.equal, now, self.tensors(self.teacher.model)))
+        now = self.tensors(self.net)
+        same = self.teacher.student is self.net and all(map(torch.equal, now, self.tensors(self.teacher.model)))
         if same:
             with torch.no_grad(): torch._foreach_copy_(now, self.raw)
         else: self.teacher = None
@@ -205,7 +208,7 @@ class EMACallback(AttachedCallback):
         "Restore `state`, but not the model's own weights"
         self.teacher = self.raw = None
         if state['teacher'] is not None:
-            self.teacher = self._new_teacher(self.model)
+            self.teacher = self._new_teacher(self.net)
             self.teacher.load_state_dict(state['teacher'])
         if state['raw'] is not None:
-            self.raw = [t.to(o.device) for t,o in zip(state['raw'], self.tensors(self.model))]
+            self.raw = [t.to(o.device) for t,o in zip(state['raw'], self.tensors(self.net))]

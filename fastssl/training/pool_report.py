@@ -33,13 +33,13 @@ class PoolReport(AttachedCallback):
     ): self.auto,self.messages,self.on = auto,[],False
 
     def before_fit(self):
-        self.on = in_fit(self.learn) and not hasattr(self.learn, 'lr_finder') and hasattr(self.learn, 'ssl_step')
+        self.on = in_fit(self.learn) and not hasattr(self.learn, 'lr_finder') and hasattr(self.learn, 'ssl_step') and not rank_distrib()
         self.messages,self.n_seen = [],0
         self.predicted = self.labeled = self.agreed = self.surest = None
         pool = self.dls.pool
-        total = self.n_epoch*pool.n_steps if pool else self.few_steps
+        total = self.n_epoch*len(pool) if pool else self.few_steps
         if self.on and pool and not pool.steps_given and total<self.few_steps:
-            print(f'PoolReport: few steps: {pool.n_steps} steps per epoch, {total} in this fit. A pool pays after a few '
+            print(f'PoolReport: few steps: {len(pool)} steps per epoch, {total} in this fit. A pool pays after a few '
                   'hundred: add_unlabeled(…, n_steps=50), or more epochs')
         if self.on and (gated:=self.ssl_step.gated):
             names = ', '.join(type(m).__name__ for m in gated)

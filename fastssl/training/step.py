@@ -20,7 +20,8 @@ from ..schedules import averaging_decay
 from .batch import *
 from .callback import AttachedCallback
 from .compatible import check_methods
-from .ema import in_fit
+from .distributed import *
+from .ema import EMATeacher, in_fit
 from .extra_steps import ExtraStep, train_only
 from .pool_report import PoolReport
 from .recorder import SSLRecorder
@@ -125,13 +126,13 @@ class SSLCallback(AttachedCallback):
         "Record the accuracy of the pseudo-labels in use (NaN if there are none), where hidden labels are known"
         if b.truth is None: return
         mask = mask*(b.truth>=0)
-        self.log('pseudo_acc', ((labels==b.truth)*mask).sum()/mask.sum())
+        self.log('pseudo_acc', all_mean(((labels==b.truth)*mask).sum())/all_mean(mask.sum()))
     def log_batch_acc(self, b:SSLBatch):
         "Record the accuracy on all unlabeled rows of the batch, where hidden labels are known; once per batch, whichever method asks first"
         if b.truth is None or b.acc_logged: return
         b.acc_logged = True
         known = b.truth>=0
-        self.log('batch_acc', ((b.u.weak.detach().argmax(1)==b.truth)&known).sum()/known.sum())
+        self.log('batch_acc', all_mean(((b.u.weak.detach().argmax(1)==b.truth)&known).sum())/all_mean(known.sum()))
 
     # ------ state
     @property
@@ -156,6 +157,10 @@ class SSLCallback(AttachedCallback):
         if self.set_up_for is None: return True
         n_out,old_pool,old_model = self.set_up_for
         return n_out!=self.n_out or old_pool!=pool or old_model is not model
+    def _state_tensors(self):
+        "All tensors of the state"
+        lists = [[v] if isinstance(v, Tensor) else [*v.parameters(), *v.buffers()] for v in self._tensors().values()]
+        return [t.detach() for ts in lists for t in ts]
     def _tensors(self): return {k:v for k,v in vars(self).items() if isinstance(v, Tensor) or (isinstance(v, nn.Module) and len(v.state_dict()))}
     def state_dict(self)->dict: # Name → copy of a tensor, or state of a module
         "State of all tensors and modules among the attributes"
@@ -209,6 +214,7 @@ class SSLStep(AttachedCallback):
     extra_params,extra_opt_state = (),{}        # methods' parameters in the optimizer now; optimizer state of all that were in it so far
     checked = canceled = labels_checked = False
     pct,mode,n_steps = 0.,'joint',1
+    distributed = False     # does the learner train in several processes?
     def __init__(self,
         forward:str='auto', # How the rows go through the model: 'joint', 'separate' or 'no_grad'; 'auto' takes 'separate' if batch norms train on views of several kinds, else 'joint'
         gate:float=.65, # Least `agreement` of `learn.probe` with label propagation for methods to trust predictions for the pool; 0: always
@@ -249,15 +255,33 @@ class SSLStep(AttachedCallback):
 
     # ------ before a fit
     def before_fit(self):
+        adapted = adapt_trainer(self.learn)
         if not in_fit(self.learn): return
         self._unwrap_compiled()
+        check_launch(self.learn)
+        self.distributed = adapted
+        join_ranks(False)                                   # after an interrupted fit
+        self._divide_pool()
+        if self.distributed: self._start_together()
         self.restore()                                      # after an interrupted lr_find
         self.restore_loss()                                 # after an interrupted step
         self.checked = self.labels_checked = False
         self.base_loss,self.history,self.pending = self.learn.loss_func,{},{}
         if hasattr(self.learn, 'recorder'): self.recorder.ssl = self.history
         if hasattr(self.learn, 'lr_finder') and self.dls.pool:
-            self.learn.n_epoch = max(self.n_epoch, self.learn.lr_finder.num_it//self.dls.pool.n_steps+1)
+            self.learn.n_epoch = max(self.n_epoch, self.learn.lr_finder.num_it//len(self.dls.pool)+1)
+    def _divide_pool(self):
+        pool = self.dls.pool
+        if pool: pool.shard = self.shard
+    @property
+    def shard(self)->tuple: return (rank_distrib(), all_ranks()) if self.distributed else (0, 1)
+    def _start_together(self):
+        "Agree with the other processes on the data, and draw other random numbers"
+        pool = self.dls.pool
+        check_same_data(self.dls)
+        if pool: pool.seed,pool.pos = from_rank0((pool.seed, pool.pos))
+        differ_by_rank()
+        if not self.learn._grab_cbs(SyncGradients): self.learn.add_cb(SyncGradients())
     def _check(self):
         ms = self.ms
         check_methods(ms, self.dls, self.outputs)
@@ -298,12 +322,20 @@ class SSLStep(AttachedCallback):
         if pool and pool.device!=self.dls.device: pool.to(self.dls.device)
         self.view_maker = self.dls.view_maker
         draws_pool = any(side=='u' for m in self.ms for side,_ in m.reads())
-        self.epoch_dl = self.learn.dl = EpochDL.create(self.learn.dl, pool, draw=draws_pool)
+        self.epoch_dl = self.learn.dl = EpochDL.create(self.learn.dl, pool, draws_pool, self.shard, from_rank0)
         self.n_steps = self.n_epoch*len(self.epoch_dl)
         for m in self.ms: m.prepare()
+        if self.distributed: self._join()
         self._train_extra([p for m in self.ms for p in m.trained()])
         self.epoch_dl.on_end = partial(self._after_epoch_loop, self.ms)
         if hasattr(self.learn, 'lr_finder') and self.saved is None: self.saved = [(m, m.state_dict()) for m in self.ms],pool and pool.pos
+    def _join(self):
+        "From now on, until the end of the epoch, each reduction is one over all processes"
+        join_ranks(True)
+        own_reduction(self.model)
+        if self.epoch: return
+        if hasattr(self.learn, 'lr_finder'): save_for_lr_find(self.learn)
+        copy_from_rank0([t for m in self.ms for t in m._state_tensors()])
     def _mode(self):
         "How the rows go through the model in this epoch"
         if self.forward!='auto': return self.forward
@@ -384,9 +416,10 @@ class SSLStep(AttachedCallback):
             b.sup = self.loss_grad.detach()
             self.log('sup_loss', b.sup)
             unsup = sum((self._weighted_loss(m, b) for m in self.ms if m.unsup_loss is not None), 0.)
-        if not isinstance(unsup, Tensor): return
-        self.learn.loss = self.loss+unsup.detach()
-        self.learn.loss_grad = self.loss_grad+unsup
+        if isinstance(unsup, Tensor):
+            self.learn.loss = self.loss+unsup.detach()
+            self.learn.loss_grad = self.loss_grad+unsup
+        if self.distributed: self.learn.loss = all_mean(self.loss.detach())      # one loss for all who read it: the table, lr_find …
     def _weighted_loss(self, m, b):
         weight,loss = m.now(m.weight),m.unsup_loss(b)
         _check_number(loss, f'{type(m).__name__}.unsup_loss')
@@ -444,12 +477,28 @@ class SSLStep(AttachedCallback):
         "Fetch what was logged from the device, once per epoch"
         for name,values in self.pending.items():
             tensors = all(isinstance(v, Tensor) for v in values)
-            self.history.setdefault(name, []).extend(torch.stack(values).tolist() if tensors else map(float, values))
+            values = torch.stack(values) if tensors else torch.tensor([float(v) for v in values], dtype=torch.float64)
+            self.history.setdefault(name, []).extend(self._over_ranks(name, values).tolist())
         self.pending = {}
+        if self.distributed: self._leave()
+    @staticmethod
+    def _over_ranks(name, values):
+        "Means over the processes; without those that have none, except for losses"
+        if n_ranks()==1 or name.endswith('_loss'): return all_mean(values)
+        known = ~values.isnan()
+        return all_mean(values.nan_to_num())/all_mean(known.float())
+    def _leave(self):
+        "The epoch is over"
+        teachers = [v for c in self.learn.cbs for v in vars(c).values() if isinstance(v, EMATeacher)]
+        average_statistics(unwrap(self.model), *teachers)
+        join_ranks(False)
     def after_fit(self):
         if not in_fit(self.learn): return
         self.after_train()
         self.restore()
+        self.distributed = False
+        self._divide_pool()
+        self.learn.remove_cbs(self.learn._grab_cbs(SyncGradients))
     def restore(self):
         "Undo what `lr_find` did to methods and pool"
         if self.saved is None: return

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from fastai.basics import *
 from ..checks import check_count
 from .callback import AttachedCallback
+from .distributed import all_mean, unwrap
 from .ema import in_fit
 
 # %% ../../nbs/31_training.stop_on_nan.ipynb #9dbce643
@@ -57,7 +58,7 @@ class StopOnNaN(AttachedCallback):
         self.seen = 0
         self.given = []                                  # for each step since the last check: description → a sum that shows NaN
         self.students = {id(m) for m in self.model.modules()}
-        model = _copied(self.model.state_dict())
+        model = _copied(unwrap(self.model).state_dict())
         finite = all(v.isfinite().all() for v in model.values() if isinstance(v, Tensor))
         if finite or self.last_good is None: self.last_good = LastGood(self.epoch, model, self._states())
     def _states(self):
@@ -97,7 +98,8 @@ class StopOnNaN(AttachedCallback):
         losses:dict # Name → values since the last check
     ):
         "Cancel the fit at the first step with a loss that is not finite"
-        losses = {k:torch.stack([torch.as_tensor(v) for v in vs]) for k,vs in {**losses, 'total':self.totals}.items() if vs}
+        losses = {**losses, 'total':self.totals}
+        losses = {k:all_mean(torch.stack([torch.as_tensor(v) for v in vs])) for k,vs in losses.items() if vs}    # NaN in one process is NaN in all
         if not losses: return
         finite = torch.stack([v.isfinite().all() for v in losses.values()])
         if not finite.all():                             # the only read of a check
@@ -120,7 +122,7 @@ class StopOnNaN(AttachedCallback):
 
     def after_cancel_fit(self):
         if self.bad is None: return
-        self.model.load_state_dict(self.last_good.model)
+        unwrap(self.model).load_state_dict(self.last_good.model)
         for callback,state in self.last_good.states: callback.load_state_dict(state)
         self.opt.clear_state()                           # the optimizer's averages are NaN too
     def after_fit(self):
