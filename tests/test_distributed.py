@@ -84,7 +84,7 @@ METHODS = dict(
     selfensemble=lambda: SelfEnsembleCallback(low, balance=1., teacher_decay=.9), uda=lambda: UDACallback(low), mcc=MCCCallback,
     fixmatch=lambda: FixMatchCallback(low), defixmatch=lambda: DeFixMatchCallback(threshold=low), flexmatch=lambda: FlexMatchCallback(.6, weight=1.),
     freematch=lambda: FreeMatchCallback(.9, fairness=1., weight=1.), softmatch=lambda: SoftMatchCallback(decay=.9, weight=1.),
-    adamatch=lambda: AdaMatchCallback(.9, decay=.9, weight=1.), dash=lambda: DashCallback(.2, least=.1, gamma=1.01), mixmatch=lambda: MixMatchCallback(weight=1.), vat=VATCallback,
+    adamatch=lambda: AdaMatchCallback(.9, decay=.9, weight=1.), dash=lambda: DashCallback(.2, least=.1, gamma=1.2), mixmatch=lambda: MixMatchCallback(weight=1.), vat=VATCallback,
     dst=lambda: DSTCallback(low, max_iters=10), selftuning=lambda: SelfTuningCallback(4, .9, projection_dim=8),
     mutualmeanteaching=lambda: MutualMeanTeachingCallback(pretrain=1, decay=.9, n_instances=2),
     mdd=lambda: MDDCallback(hi=1., max_iters=4), mcd=lambda: MCDCallback(num_k=2), afn=lambda: AFNCallback(entropy=1., weight=1.))
@@ -189,16 +189,18 @@ def test_nan_in_one_process_stops_all(every):
     in_processes(run)
 
 def test_predictions_in_order():
-    "`predict_pool`, `pseudo_labels`, `get_preds`, `validate`, reports: as in one process; after the context one process may predict alone"
+    "`predict_pool`, `pseudo_labels`, `get_preds`, `validate`, reports: as in one process; before and after the context each process may predict alone"
     def alone():
         learn = learner(FixMatchCallback(low))
         with quiet(learn): return predict_pool(learn),learn.get_preds()[0],list(learn.validate()),learn.baselines().accuracy.tolist()
     def run():
         learn = learner(FixMatchCallback(low))
+        with quiet(learn): before = predict_pool(learn),learn.baselines().accuracy.tolist()        # no process group yet
         with together(learn), quiet(learn):
             res = predict_pool(learn),learn.get_preds()[0],list(learn.validate()),learn.baselines().accuracy.tolist()
             close(learn.get_preds(dl=learn.dls.pool_dl())[0], res[0])
             close(predict_pool(learn, rows=[5]), res[0][[5]])
+            close(before[0], res[0]); close(before[1], res[3])
             assert len(learn.pseudo_labels())==1307
         if not rank_distrib(): close(predict_pool(learn), res[0])
         return res

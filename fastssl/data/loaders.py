@@ -79,7 +79,7 @@ def rank_rows(
     rank:int, # Number of the process
     n_ranks:int # Number of processes
 )->list: # The rows of process `rank`
-    "Divide the joint batches of `n_ranks*bs` rows: process r gets rows (t·n_ranks+r)·bs … of step t; a last, smaller batch is divided evenly"
+    "Divide joint batches: of step t, process r gets the rows from (t·n_ranks+r)·bs on; a smaller last batch is divided evenly"
     if n_ranks==1: return rows
     mine = []
     for start in range(0, len(rows), n_ranks*bs):

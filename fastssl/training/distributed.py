@@ -149,7 +149,8 @@ def average_statistics(
     *nets:nn.Module # Networks, the same in all processes
 ):
     "Average the running statistics of batch norms over the processes"
-    stats = [b for net in nets for m in net.modules() if getattr(m, 'running_mean', None) is not None for b in (m.running_mean, m.running_var)]
+    norms = [m for net in nets for m in net.modules() if getattr(m, 'running_mean', None) is not None]
+    stats = [b for m in norms for b in (m.running_mean, m.running_var)]
     if not stats or n_ranks()==1: return
     mean = all_mean(torch.cat([b.flatten() for b in stats]))
     for b,part in zip(stats, mean.split([b.numel() for b in stats])): b.copy_(part.view_as(b))
@@ -199,7 +200,7 @@ def average_gradients(
 
 class SyncGradients(Callback):
     "Average the gradients over the processes before each step of the optimizer"
-    order,run_valid = GradientAccumulation.order+1,False        # after its steps that only accumulate, before MixedPrecision and GradientClip
+    order,run_valid = GradientAccumulation.order+1,False        # after the batches that only accumulate; before gradients are unscaled
     n_bytes = 0                                                 # sent so far
     def before_step(self):
         if n_ranks()==1: return
@@ -218,8 +219,8 @@ def own_reduction(
 def distributed_trainer(
     learn:Learner # Any
 ): # The `DistributedTrainer` that `distrib_ctx` added, or None
-    "fastai's callback for distributed training"
-    return first(c for c in learn.cbs if type(c).__name__=='DistributedTrainer')    # fastai.distributed cannot be imported without accelerate
+    "fastai's callback for distributed training, found by its name: `fastai.distributed` cannot be imported without accelerate"
+    return first(c for c in learn.cbs if type(c).__name__=='DistributedTrainer')
 
 class _JointOrder:
     "What `JointDL` does otherwise than fastai's `DistributedDL`"
@@ -247,10 +248,11 @@ def JointDL(
 ): # A loader of this process's part of each joint batch; predictions are gathered in order
     "fastai's `DistributedDL`, with rows in joint order"
     cls = _joint_dl_class()
-    return dl if isinstance(dl, (EpochDL,cls)) else cls(dl, rank=rank_distrib(), world_size=all_ranks(), device=getattr(dl, 'device', None))
+    if isinstance(dl, (EpochDL,cls)): return dl
+    return cls(dl, rank=rank_distrib(), world_size=all_ranks(), device=getattr(dl, 'device', None))
 
 def _join_on_cpu(trainer):
-    "accelerate connects processes on a CPU only if it is told that they run on one: without `ACCELERATE_USE_CPU`, `torchrun` starts strangers"
+    "accelerate connects processes on a CPU only if it is told that they run on one"
     if num_distrib()<=1 or trainer.accelerator.num_processes>1: return
     from accelerate import Accelerator
     type(trainer.accelerator.state)._reset_state(True)

@@ -1,0 +1,10 @@
+"What happens to runs that outgrow one machine: `python benchmarks/scale.py --distributed [METHOD … | --throughput]`"
+import runpy, sys
+from pathlib import Path
+
+parts = {'--distributed':'scale_distributed.py'}      # N processes equal one; bytes; time per step
+
+if __name__=='__main__':
+    asked = [parts[a] for a in sys.argv[1:] if a in parts]
+    if not asked: sys.exit(f'usage: python benchmarks/scale.py [{" | ".join(parts)}]')
+    for name in asked: runpy.run_path(str(Path(__file__).parent/name), run_name='__main__')
