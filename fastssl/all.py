@@ -94,6 +94,7 @@ from .distill.features import *
 from .distill.callback import *
 from .distill.mutual import *
 from .distill.learner import *
+from .head_learner import *
 from .samples.digits import *
 from .samples.photos import *
 from .samples.figures import *
