@@ -85,27 +85,32 @@ class Threshold(Part):
     level = None   # a number to record in `recorder.ssl['threshold']`
 
 class ShareThreshold(Threshold):
-    "Keep the surest share of the rows of each predicted class; the share grows over training"
+    "Keep the surest share of the rows of each predicted class; it grows over training, up to the model's accuracy on labeled rows"
     n_last = 1024                       # predictions to rank a row among
     expected_accuracy = None            # of pseudo-labels at the start, if `ssl_learner` knows it from a probe
     def __init__(self,
         start:float=.3, # Share at the start of training, in [0, 1]
-        end:float=1. # Share at its end, in (0, 1]; not more than `expected_accuracy` where that is known
+        end:float=1., # Share at its end, in (0, 1]; not more than the accuracy on labeled rows, and `expected_accuracy` where that is known
+        decay:float=None # Decay of the running accuracy on labeled rows; None: a tenth of the run is averaged
     ):
         super().__init__()
         self.start = check_share(start, 'start', zero=True)
         self.end = check_share(end, 'end')
+        self.decay = check_decay(decay)
     def setup(self, n_out, n_pool):
         self.register_buffer('confidence', torch.zeros(self.n_last))
         self.register_buffer('label', torch.full((self.n_last,), -1))
+        self.register_buffer('accuracy', torch.ones(()))                 # on labeled rows
     def share_at(self,
         pct:float # Share of training done
-    )->float:
+    )->Tensor: # Scalar
         "Share to keep"
         end = self.end if self.expected_accuracy is None else min(self.end, self.expected_accuracy)
-        return min(self.start, end)+(end-min(self.start, end))*pct
+        return (self.start+(end-self.start)*pct if self.start<end else end)*self.accuracy.clamp(max=1)
     @torch.no_grad()
     def forward(self, p, b:SSLBatch):
+        right = (b.pred.detach().argmax(1)==b.labels).float().mean()
+        self.accuracy.lerp_(all_mean(right), 1-self.decay_at(b))
         conf,label = p.max(1)
         self.confidence = torch.cat([self.confidence, all_rows(conf)])[-self.n_last:]
         self.label = torch.cat([self.label, all_rows(label)])[-self.n_last:]

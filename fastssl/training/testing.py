@@ -52,7 +52,8 @@ def loss_off_learner(
     cb.log = cb.logged.__setitem__
     for o in vars(cb).values():
         if isinstance(o, Part) and not len(o.state_dict()): o.setup(weak.shape[1], n_pool)
-    attributes = dict(u=AttrDict(weak=weak, strong=strong), truth=None, pct=0., n_steps=10000)
+    labeled = dict(pred=torch.eye(weak.shape[1]), labels=torch.arange(weak.shape[1]))                 # all right
+    attributes = dict(u=AttrDict(weak=weak, strong=strong), truth=None, pct=0., n_steps=10000, **labeled)
     return cb.unsup_loss(SimpleNamespace(**{**attributes, **batch}))
 
 # %% ../../nbs/33_training.testing.ipynb #d1530002
