@@ -70,7 +70,7 @@ def run(make, images, labels, split, steps, lr):
     return 100*float(learn.recorder.values[-1][2]),100*last('pseudo_acc'),last('kept'),1000*learn.cpu_time.s/steps
 
 def label_spreading(labels, split):
-    from fastssl.cli.train import digits_accuracy
+    from fastssl.cli.demo import digits_accuracy
     return digits_accuracy('LabelSpreading', split, n_per_class=labels)
 
 def table(df):

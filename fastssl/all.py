@@ -98,6 +98,7 @@ from .head_learner import *
 from .samples.digits import *
 from .samples.photos import *
 from .samples.figures import *
+from .cli.results import *
 from .cli.workflow import *
 
 # %% ../nbs/99_all.ipynb #4f9c52f6

@@ -77,6 +77,7 @@ def in_process(f, kill_after=None, timeout=100):
     pid = os.fork()
     if not pid:
         code = 1
+        os.setpgid(0, 0)                                    # its workers are killed with it
         sys.stdout = open(os.devnull, 'w')
         try:
             f()
@@ -93,7 +94,10 @@ def in_process(f, kill_after=None, timeout=100):
         os.kill(pid, signal.SIGKILL)
     while True:
         done,status = os.waitpid(pid, os.WNOHANG)
-        if done: return os.waitstatus_to_exitcode(status)
+        if done:
+            try: os.killpg(pid, signal.SIGKILL)
+            except ProcessLookupError: pass                 # no worker is left
+            return os.waitstatus_to_exitcode(status)
         if time.time()>end: os.kill(pid, signal.SIGKILL)
         time.sleep(.005)
 
