@@ -27,7 +27,7 @@ def _run(labeled_dir, unlabeled_dir, seeds, labels, **kwargs):
     steps,demo = kwargs['steps'],labeled_dir is None and kwargs['csv'] is None
     if demo and kwargs['resume']: raise ValueError('the demonstration is not kept: --resume goes with your own images')
     if is_cli():
-        print(f"fastssl_train: {'a demonstration on scikit-learn digits' if demo else 'loading'} …", file=sys.stderr, flush=True)
+        if demo: print('fastssl_train: a demonstration on scikit-learn digits …', file=sys.stderr, flush=True)    # the imports below take seconds
         warnings.filterwarnings('ignore', category=FutureWarning, module='torch')           # nothing a user of the command can act on
     import fastssl.all                      # the commands know every method
     if demo:
