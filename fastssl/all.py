@@ -21,6 +21,7 @@ from .losses.rows import *
 from .models.layers import *
 from .models.multihead import *
 from .models.heads import *
+from .models.lora import *
 from .models.probe import *
 from .modules.domain_discriminator import *
 from .data.augment import *

@@ -12,6 +12,7 @@ from .core import write_atomic
 from .files import check_writable
 from .models.heads import GlobalPool, Maps
 from .models.layers import L2PreservedDropout, WarmStartGradientLayer
+from .models.lora import merge_lora
 from .models.multihead import MultiHead, TwoNetworks, feature_shape
 from .training.batch import unwrap
 
@@ -25,7 +26,7 @@ def plain_model(
     model:nn.Module # Any model; it is not changed
 )->nn.Module: # A copy on the CPU, in evaluation mode
     "`model` without extra heads, with PyTorch's classes in place of fastssl's"
-    model = deepcopy(unwrap(model)).cpu().eval()
+    model = merge_lora(deepcopy(unwrap(model)).cpu().eval())
     if isinstance(model, TwoNetworks):
         if model.mean:
             fix = 'set learn.model.mean = False to export the first alone, or use learn.export()'

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from fastai.vision.all import *
 from fastai.vision.learner import _add_norm
 from .checks import check_one_of
+from .models.lora import add_lora
 from .models.multihead import MultiHead, TwoNetworks, create_backbone, split_classifier
 from .models.probe import LinearProbe
 from .report.baselines import fit_probe, start_head
@@ -61,6 +62,7 @@ def ssl_learner(
     init_head:str='probe', # Start of the linear head of a trained body: 'probe' (a calibrated regression on its features, kept as `learn.probe`) or None (random)
     body_lr:float=.1, # Learning rate of a trained body divided by that of its head, where one rate is given
     freeze_norm:bool=True, # Keep the batch statistics of a trained body as they are?
+    lora:int=None, # Rank of low-rank corrections to the linear layers of a transformer, whose own weights are frozen, see `add_lora`; None: all weights learn
     gate:float=.65, # Least `agreement` of `learn.probe` for methods to trust predictions for the pool; 0: always, see `SSLStep`
     **kwargs
 )->Learner:
@@ -77,6 +79,10 @@ def ssl_learner(
     two = any(m.networks==2 for m in methods)
     nets = [_network(a, methods, n_out, dls, pretrained, neck, head) for a in _architectures(arch, two)]
     net = nets[0]
+    if lora:
+        for o in nets: add_lora(o.model, lora)
+        nets = [o._replace(split=body_and_head) for o in nets]      # the parameters that learn
+        net = nets[0]
     model = TwoNetworks(net.model, nets[-1].model) if two else net.model
     split = _split_two(*(o.split for o in nets)) if two else net.split
     if normalize: _normalize(dls, net.stats)

@@ -136,7 +136,10 @@ def _published(name):
 def _timm_backbone(name, pretrained, n_in, **kwargs):
     elsewhere = ':' in name                     # timm itself looks up 'hf-hub:…' and 'local-dir:…'
     if not elsewhere and not timm.is_model(name): name = check_name(name, timm.list_models(), 'timm architecture')
-    with _published(name): net = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=n_in, **kwargs)
+    def create(**kw): return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=n_in, **{**kw, **kwargs})
+    with _published(name):
+        try: net = create(dynamic_img_size=True)            # transformers then take images of any size, not only that of their weights
+        except TypeError: net = create()                    # all others know no such argument
     stats = net.default_cfg['mean'],net.default_cfg['std']
     return Backbone(TimmBody(net, pretrained, None, n_in), n_in, stats)
 
