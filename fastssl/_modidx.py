@@ -2577,6 +2577,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'fastssl/training/pretrained.py'),
                                              'fastssl.training.pretrained.FrozenNorm.before_train': ( 'training.pretrained.html#frozennorm.before_train',
                                                                                                       'fastssl/training/pretrained.py'),
+                                             'fastssl.training.pretrained.Learner.update_norm': ( 'training.pretrained.html#learner.update_norm',
+                                                                                                  'fastssl/training/pretrained.py'),
                                              'fastssl.training.pretrained.SlowBody': ( 'training.pretrained.html#slowbody',
                                                                                        'fastssl/training/pretrained.py'),
                                              'fastssl.training.pretrained.SlowBody.__init__': ( 'training.pretrained.html#slowbody.__init__',

@@ -8,6 +8,7 @@ __all__ = ['looks_trained', 'last_linear', 'body_and_head', 'SlowBody', 'FrozenN
 # %% ../../nbs/33_training.pretrained.ipynb #018fb11a
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
+from torch.optim.swa_utils import update_bn
 from ..checks import check_positive
 from ..models.multihead import MultiHead
 from .batch import unwrap
@@ -66,3 +67,14 @@ class FrozenNorm(Callback):
     def before_train(self):
         for m in self.model.modules():
             if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
+
+# %% ../../nbs/33_training.pretrained.ipynb #un000002
+@patch
+def update_norm(self:Learner,
+    view:str='valid' # View of the pool, as in `pool_dl`; without a pool the labeled images are used, with the training transforms
+)->Learner: # `self`
+    "Estimate the running statistics of batch norms anew, from one pass over the pool; nothing else changes"
+    dls = self.dls
+    dl = dls.pool_dl(view) if dls.pool else dls.train.new(shuffle=False, drop_last=False)
+    with no_random(): update_bn(dl, unwrap(self.model), dls.device)
+    return self
