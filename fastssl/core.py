@@ -116,11 +116,11 @@ def class_share(
 # %% ../nbs/00_core.ipynb #37c0e0bb
 def last_writer(
     slot:Tensor, # Slot that each row writes to, `(N,)`
-    scratch:Tensor, # One number per slot, all -1, int64; afterwards all -1 again
+    scratch:Tensor, # One number per slot, all -1, int32 or int64; afterwards all -1 again
     keep:Tensor=None # Rows that write, `(N,)` bool; default: all
 )->tuple: # Index of the row that wins each row's slot (-1: none), and whether each row is a winner itself
     "The last kept row of the batch that writes to the same slot"
-    rows = torch.arange(len(slot), device=slot.device)
+    rows = torch.arange(len(slot), device=slot.device, dtype=scratch.dtype)
     scratch.scatter_reduce_(0, slot, rows if keep is None else torch.where(keep, rows, -1), 'amax')
     winner = scratch.gather(0, slot)
     scratch.scatter_(0, slot, -1)

@@ -21,7 +21,10 @@ def vectors(y):
     bs = 20//n_processes()
     dls = DataLoaders(DataLoader(ds[:40], bs=bs, shuffle=True), DataLoader(ds[40:], bs=bs))
     return dls.add_unlabeled(torch.randn(100,1,8,8), uratio=2, n_steps=3, seed=1)
-def numbers(): return vectors(torch.rand(60,1))
+def numbers():
+    dls = vectors(torch.rand(60,1))
+    dls.pool.seed = 2           # an order in which no row lies at a kink of the loss, where rounding errors grow a hundredfold
+    return dls
 def points(): return vectors(torch.rand(60,3,2)*1.8-.9)
 
 def sharp():

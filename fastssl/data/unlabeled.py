@@ -14,8 +14,8 @@ from .folders import class_images, distinct_files, file_ids, first_level_label, 
 from .images import OpenImageBlock, check_images, some_files
 from .items import as_items, check_classes, in_vocab, items_dataset
 from .loaders import RowsDL, UnlabeledDL, as_in_validation, batch_transforms, required_pool, rows_in_memory
-from .splits import ClassSplitter, rows_of
-from .tables import as_bools, as_labels, column_position, is_missing, LabelCoder, labeled_files, read_table
+from .splits import ClassSplitter, map_items, rows_of
+from .tables import as_bools, as_labels, column_position, is_missing, LabelCoder, distinct, labeled_files, read_table
 from .targets import check_one_class_data
 from .views import ViewMaker
 
@@ -53,12 +53,12 @@ def class_vocab(
     return vocab[-1] if is_nested else vocab
 
 def _code_itself(o): return int(o) if isinstance(o, (int,bool)) else None
-def _check_single_labels(labels):
+def _check_single_labels(labels, firsts, are_codes):
     "Raise a `ValueError` if a label is none of one class: a list, a tensor of several values, a number with decimals"
-    for i,o in enumerate(labels):
+    for i,o in zip(firsts, labels):
         several = is_listy(o) or isinstance(o, (set,frozenset,dict)) or getattr(o, 'ndim', 0)>0
         decimals = isinstance(o, (float,np.floating)) and math.isfinite(o) and o!=int(o)
-        if several or decimals:
+        if several or (decimals and not are_codes):
             raise ValueError(f'hidden labels are one class per item, but that of item {i} is {o!r}: '
                              'they are for reports on pseudo-labels; leave out `labels`')
 
@@ -68,27 +68,29 @@ def hidden_labels(
     vocab=None # Classes, in the order of their codes; None: `labels` are codes
 )->Tensor: # int64 codes, −1 if not known
     "Codes of the hidden labels, which are used for reports, never to train"
-    if callable(labels): labels = [labels(o) for o in rows_of(items)]
+    if callable(labels): labels = map_items(labels, items)
     if len(labels)!=len(items): raise ValueError(f'{len(labels)} hidden labels for {len(items)} unlabeled items')
-    _check_single_labels(labels)
-    labels = as_labels(labels)
     has_vocab = vocab is not None and len(vocab)
+    values,firsts,numbers = distinct(labels)
+    order = np.argsort(firsts)                                      # the first item with a wrong label is named
+    _check_single_labels([values[i] for i in order], [firsts[i] for i in order], not has_vocab)
+    values = as_labels(values)
     coder = LabelCoder(vocab) if has_vocab else _code_itself
-    codes = [-1 if o is None else coder(o) for o in labels]
-    if unknown:=sorted({str(o) for o,code in zip(labels, codes) if code is None}):
+    codes = [-1 if o is None else coder(o) for o in values]
+    if unknown:=sorted({str(o) for o,code in zip(values, codes) if code is None}):
         known = f'classes of the labeled data, which are {list(vocab)}' if has_vocab else 'codes of classes, whole numbers'
         raise ValueError(f'hidden labels {unknown[:10]} are not {known}')
-    return tensor(codes)
+    return tensor(codes)[torch.from_numpy(numbers)]
 
 # %% ../../nbs/23_data.unlabeled.ipynb #ce1c4e85
 def _file_names(ds, items):
-    "The file of each item, None for an array; empty for a table whose column of files is not known"
-    if not isinstance(items, pd.DataFrame): return [o if isinstance(o, (str,Path)) else None for o in items]
+    "The file of each item, if it has one; none for a table whose column of files is not known"
+    if not isinstance(items, pd.DataFrame): return (o for o in items if isinstance(o, (str,Path)))
     tls = getattr(ds, 'tls', None)
     reader = tls[0].tfms[0] if tls else None
-    if not isinstance(reader, ColReader) or len(reader.cols)!=1: return []
+    if not isinstance(reader, ColReader) or len(reader.cols)!=1: return iter(())
     names = items.iloc[:,column_position(items, reader.cols[0])]
-    return [os.path.join(getattr(reader, 'root', ''), f'{reader.pref}{o}{reader.suff}') for o in names]
+    return (os.path.join(getattr(reader, 'root', ''), f'{reader.pref}{o}{reader.suff}') for o in names)
 
 def _check_two_classes(dls):
     "Raise a `ValueError` if all labels are of one class"
@@ -97,12 +99,17 @@ def _check_two_classes(dls):
     if any(type(f) is Categorize for f in tfms) and len(dls.vocab)<2:
         raise ValueError(f'all labeled items are of one class, {list(dls.vocab)}: a classifier needs two at least')
 
+_n_all_files = 20_000       # in a larger pool, only files with the name of a validation file are looked up on disk
 def _warn_of_leak(dls, items):
     "Warn if items of the pool are in the validation set"
     if len(dls.loaders)<2: return
-    valid = [f for f in _file_names(dls.valid_ds, getattr(dls.valid_ds, 'items', [])) if f is not None]
+    valid = list(_file_names(dls.valid_ds, getattr(dls.valid_ds, 'items', [])))
     if not valid: return
-    files,valid = [f for f in _file_names(dls.train_ds, items) if f is not None],set(file_ids(valid))
+    files = _file_names(dls.train_ds, items)
+    if len(items)>_n_all_files:
+        names = {os.path.basename(f) for f in valid}
+        files = (f for f in files if (f.name if isinstance(f, Path) else f.rpartition(os.sep)[2]) in names)
+    files,valid = list(files),set(file_ids(valid))
     both = [f for f,i in zip(files, file_ids(files)) if i in valid]
     if not both: return
     warn(f'{len(both)} of {len(items)} unlabeled items are in the validation set too ({some_files(both)}): '
@@ -141,11 +148,6 @@ def _pool_of_table(train, items, include_labeled, n_inp):
 def _pool_of_tensors(train, items, include_labeled, n_inp):
     if include_labeled: items = _with_labeled(items, train.dataset)
     return items, None, _input_tensors(items, n_inp)
-
-def _labels_of_pool(labels, items, n_labeled):
-    "Hidden labels of `items`, then None for each labeled item in the pool"
-    if callable(labels): labels = [labels(o) for o in rows_of(items)]
-    return [*labels, *([None]*n_labeled)]
 
 @patch
 def add_unlabeled(self:DataLoaders,
@@ -189,8 +191,8 @@ def add_unlabeled(self:DataLoaders,
     pool.items,pool.view_tfms = pool_items,views
     if labels is not None:
         check_one_class_data(self, 'labels=…, the hidden labels of the pool,', fix='leave out `labels`, which reports on pseudo-labels use')
-        labels = _labels_of_pool(labels, items, len(train_ds) if include_labeled else 0)
-        pool.labels = hidden_labels(labels, range(pool.n), class_vocab(self))
+        codes = hidden_labels(labels, items, class_vocab(self))
+        pool.labels = F.pad(codes, (0, pool.n-len(codes)), value=-1)            # labeled items in the pool have none
     if in_memory or _is_table(train_ds): pool.labeled_rows = rows_in_memory(train)
     pool.to(self.device)
     train.bs = min(train.bs, train.n)
@@ -241,7 +243,7 @@ def _rows_dl(dls, ds, tensors, rows, fn):
     "Loader of the items `rows` of `ds` or `tensors`, each once, in order, with `fn` as batch transform"
     kw = dict(num_workers=0) if tensors else {}
     dl = DataLoader.new(dls.valid, ds, cls=RowsDL, do_setup=False, shuffle=False, drop_last=False, n=len(rows),
-                        get_idxs=partial(list, rows), after_batch=[_Whole(fn)], **kw)
+                        get_idxs=partial(noop, rows), after_batch=[_Whole(fn)], **kw)
     if tensors: dl.tensors = to_device(tensors, dls.device)
     dl.to(dls.device)
     return dl

@@ -11,7 +11,7 @@ import numpy as np
 from fastai.basics import *
 from ..calibration import expected_calibration_error
 from ..data.splits import rows_of
-from .keys import ItemKey, KeyIndex
+from .keys import ItemKey, KeyIndex, keys_of
 from ..data.tables import LabelCoder, is_missing
 from .write import all_logits, manifest_crc, read_manifest, stored_files, _digest
 
@@ -180,8 +180,8 @@ def check(self:SoftTargets,
     get_label=None # Function of an item that returns its label, or None if it has none
 )->dict: # Counts, lists and, with labels, two numbers in [0, 1]: see the table
     "Compare the store with `items`"
+    rows = self._index.find(keys_of(items, self.key))
     items = rows_of(items)
-    rows = np.array([self.row(o) for o in items], dtype=np.int64)
     res = _coverage(self, items, rows)
     if get_label is None: return res
     return {**res, **_agreement(self, [get_label(o) for o in items], rows)}

@@ -28,6 +28,10 @@ def concave_mapping(x): return torch.log1p(x)/math.log(2)      # $\ln(x+1)/\ln 2
 threshold_mappings = dict(linear=linear_mapping, convex=convex_mapping, concave=concave_mapping)
 
 # %% ../../nbs/50_semi.flexmatch.ipynb #e9f52822
+def _smallest_int(n):
+    "The smallest integer type that holds −1 … n: the state has one number per item of the pool"
+    return next(o for o in (torch.int8,torch.int16,torch.int32) if n<=torch.iinfo(o).max)
+
 class DynamicThresholdingModule(Module):
     "Confidence thresholds per class, from the pseudo-labels last selected for each row of the pool"
     def __init__(self,
@@ -40,11 +44,11 @@ class DynamicThresholdingModule(Module):
     ):
         if not callable(mapping_func): raise ValueError(f"`mapping_func` must be a function, but it is {mapping_func!r}")
         store_attr('threshold,warmup,mapping_func,num_classes,n_unlabeled_samples')
-        self.register_buffer('net_outputs', torch.full((n_unlabeled_samples,), -1, dtype=torch.long, device=device))
+        self.register_buffer('net_outputs', torch.full((n_unlabeled_samples,), -1, dtype=_smallest_int(num_classes), device=device))
         counts = torch.zeros(num_classes+1, dtype=torch.long, device=device)       # never selected, class 0, class 1, …
         counts[0] = n_unlabeled_samples
         self.register_buffer('counts', counts)
-        self.register_buffer('scratch', torch.full((n_unlabeled_samples,), -1, dtype=torch.long, device=device), persistent=False)
+        self.register_buffer('scratch', torch.full((n_unlabeled_samples,), -1, dtype=torch.int32, device=device), persistent=False)
 
     @property
     def class_threshold(self)->Tensor: # Thresholds `(C,)`
@@ -72,8 +76,9 @@ class DynamicThresholdingModule(Module):
         check_labels(pseudo_labels, self.num_classes, 'pseudo_labels')
         _,writes = last_writer(idxes, self.scratch, selected_mask.bool())
         moved = writes.long()
-        old = self.net_outputs.gather(0, idxes)
-        self.net_outputs.scatter_add_(0, idxes, (pseudo_labels-old)*moved)      # one row per item changes its label, the others add 0
+        old = self.net_outputs.gather(0, idxes).long()
+        change = (pseudo_labels-old)*moved                                      # one row per item changes its label, the others add 0
+        self.net_outputs.scatter_add_(0, idxes, change.to(self.net_outputs.dtype))
         self.counts.scatter_add_(0, pseudo_labels+1, moved)
         self.counts.scatter_add_(0, old+1, -moved)
 

@@ -225,11 +225,11 @@ def _targets(probs, keep, soft):
 @contextmanager
 def _drawn(pool, rows):
     "Inside, only `rows` of the pool are drawn"
-    fn,pos = pool.order_fn,pool.pos
+    before = pool.order_fn,pool.rows,pool.pos
     try:
-        pool.set_order(partial(pool.shuffled, rows))
+        pool.set_order(rows=rows)
         yield
-    finally: pool.order_fn,pool.pos = fn,pos
+    finally: pool.order_fn,pool.rows,pool.pos = before
 
 def _train_student(learn, train, targets, keep, kept=()):
     "Train on the labels and `targets`; other methods that read the pool get all of its rows"
