@@ -4,13 +4,15 @@
 closest equivalents) to the same uint8 images, on one thread. Times are medians of paired repetitions in one process, without decoding.
 "weak+strong" goes from a batch of bytes to both views as batches; the weak view is a padded crop and a flip (for timm, by torchvision on
 Pillow images, as most codebases do it). "RandAugment, Cutout" is those two operations alone; for timm, on existing Pillow images and
-without converting the result. Ratios say how many times longer the others take."""
+without converting the result. Ratios say how many times longer the others take. A first
+table compares both views with and without `NormalizeBytes`; `--only-pair` prints it alone."""
 import warnings
 warnings.filterwarnings('ignore')
-from fastcore.script import call_parse
+from fastcore.script import call_parse, store_true
 from timing import paired
 from fastai.vision.all import *
 from fastssl.data.augment import BatchRandAugment, Cutout, RandomCropFlip
+from fastssl.data.normalize import fuse_normalize
 from torchvision.transforms import v2
 
 def ours(size):
@@ -52,16 +54,37 @@ def kornia_batch(size):
 
 makers = {'fastssl':ours, 'timm, Pillow':timm_pil, 'torchvision v2':torchvision_v2, 'kornia':kornia_batch}
 
+def pair(n, size, x, reps):
+    "Both views and the conversion alone, with fastai's `IntToFloatTensor` and `Normalize` and with `NormalizeBytes`: µs per image"
+    crop,f,norm = RandomCropFlip(pad=size//8),IntToFloatTensor(),Normalize.from_stats(*imagenet_stats, cuda=False)
+    pipes = {'conversion':[f, norm], 'weak view':[crop, f, norm], 'strong view':[crop, BatchRandAugment(2), f, Cutout(.5), norm]}
+    for what,fs in pipes.items():
+        before,after = Pipeline(fs, split_idx=0),Pipeline(fuse_normalize(fs), split_idx=0)
+        x = TensorImage(x)
+        set_seed(1); a = before(x)
+        set_seed(1); b = after(x)
+        assert torch.equal(a, b)
+        t = paired(dict(before=partial(before, x), after=partial(after, x)), reps)
+        us = {k:1e3*v/n for k,v in t.items()}
+        print(f'{f"{n} images of {size} px: {what}":<44}{us["before"]:>10.1f}{us["after"]:>10.1f}{us["after"]/us["before"]:>8.2f}', flush=True)
+
 @call_parse
 def main(
-    reps:int=7 # Repetitions
+    reps:int=7, # Repetitions
+    only_pair:store_true=False # Only the table of `NormalizeBytes`
 ):
     torch.set_num_threads(1)
-    print(f'{"":<34}{"weak+strong":>14}{"images/s":>10}{"ratio":>8}{"RandAugment, Cutout":>24}{"ratio":>8}\n{"":<34}{"µs per image":>14}{"":>18}{"µs per image":>24}')
-    for n,size in ((448,32), (56,224)):
+    sizes = (448,32),(56,224)
+    def smooth_images(n, size):
         set_seed(0)
         smooth = F.interpolate(torch.rand(n,3,size//8,size//8), size=(size,size), mode='bicubic').clamp(0,1)          # images are smooth; noise would not change the times
-        x = (smooth*255).byte()
+        return (smooth*255).byte()
+    print(f'{"µs per image":<44}{"fastai":>10}{"fastssl":>10}{"ratio":>8}')
+    for n,size in sizes: pair(n, size, smooth_images(n, size), reps)
+    if only_pair: return
+    print(f'{"":<34}{"weak+strong":>14}{"images/s":>10}{"ratio":>8}{"RandAugment, Cutout":>24}{"ratio":>8}\n{"":<34}{"µs per image":>14}{"":>18}{"µs per image":>24}')
+    for n,size in sizes:
+        x = smooth_images(n, size)
         both,alone = {},{}
         for k,mk in makers.items():
             try: b,a = mk(size)

@@ -33,6 +33,7 @@ from .data.splits import *
 from .data.items import *
 from .data.loaders import *
 from .data.targets import *
+from .data.normalize import *
 from .data.views import *
 from .data.unlabeled import *
 from .data.keypoints import *

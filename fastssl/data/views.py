@@ -10,6 +10,7 @@ import re
 from fastai.vision.all import *
 from .augment import strong_tfms
 from .loaders import batch_transforms
+from .normalize import fuse_normalize
 
 # %% ../../nbs/22_data.views.ipynb #86d1b0b9
 def _check_added(name, added):
@@ -63,8 +64,9 @@ class ViewMaker:
         "The pipeline of a view, and the function of its result"
         if isinstance(added, str): added = strong_tfms(added)
         is_fn = callable(added) and not isinstance(added, (Transform,type))
-        if is_fn: return Pipeline([*self.tfms], split_idx=0),added
-        return Pipeline([*self.tfms, *L(added)], split_idx=0),lambda *xb: xb
+        if is_fn: return self._pipeline(()),added
+        return self._pipeline(L(added)),lambda *xb: xb
+    def _pipeline(self, added): return Pipeline(fuse_normalize([*self.tfms, *added]), split_idx=0)
 
 # %% ../../nbs/22_data.views.ipynb #f69bbd21
 @patch(as_prop=True)

@@ -13,6 +13,7 @@ from fastai.vision.all import *
 from fastai.callback.mixup import MixHandler
 from ..checks import check_one_of, check_share
 from ..data.loaders import EpochDL
+from ..data.normalize import fuse_normalize
 from ..data.targets import check_one_class, first_target
 from ..data.views import ViewMaker
 from ..models.multihead import TwoNetworks
@@ -323,6 +324,7 @@ class SSLStep(AttachedCallback):
         self.view_maker = self.dls.view_maker
         draws_pool = any(side=='u' for m in self.ms for side,_ in m.reads())
         self.epoch_dl = self.learn.dl = EpochDL.create(self.learn.dl, pool, draws_pool, self.shard, from_rank0)
+        self.epoch_dl.after_batch = Pipeline(fuse_normalize(self.epoch_dl.after_batch.fs), split_idx=0)
         self.n_steps = self.n_epoch*len(self.epoch_dl)
         for m in self.ms: m.prepare()
         if self.distributed: self._join()
