@@ -471,3 +471,19 @@ def _array_block(X):
     if X.dtype!=np.uint8 or not (is_gray or is_rgb):
         raise ValueError(f'X of shape {X.shape} and type {X.dtype}: give uint8 images N×H×W or N×H×W×3, or float features N×F')
     return ImageBlock(PILImageBW if is_gray else PILImage)
+
+# %% ../../nbs/23_data.unlabeled.ipynb #rp000002
+@patch
+def __repr__(self:UnlabeledDL):
+    views = ', '.join(['raw', *ViewMaker(batch_transforms(self), **self.view_tfms).added])
+    where = 'in memory' if self.tensors is not None else 'read when needed'
+    known = '' if self.labels is None else f', {int((self.labels>=0).sum())} hidden labels'
+    return f'UnlabeledDL({self.n} items {where}, {self.bs} per step, {self.n_steps} steps per epoch, views {views}{known})'
+
+_plain_repr = DataLoaders.__repr__
+
+@patch
+def __repr__(self:DataLoaders):
+    if not self.pool: return _plain_repr(self)
+    sets = ', '.join(f'{len(dl.dataset)} {name}' for name,dl in zip(('labeled','validation'), self.loaders))
+    return f'{type(self).__name__}({sets} items, {self.train.bs} labeled per step; pool: {self.pool!r})'

@@ -63,6 +63,18 @@ def plot_ssl(self:Recorder,
     axs[0].legend(fontsize=8, frameon=False)
     return axs
 
+# %% ../../nbs/40_report.pseudo_labels.ipynb #pl000002
+_fastai_plot_loss = Recorder.plot_loss
+
+@patch
+@delegates(_fastai_plot_loss)
+def plot_loss(self:Recorder,
+    skip_start:int=5, # Steps to leave out at the start; none of them in a fit of fewer than ten steps
+    **kwargs
+): # Axes
+    "Plot the training and validation losses"
+    return _fastai_plot_loss(self, skip_start if len(self.losses)>=10 else 0, **kwargs)
+
 # %% ../../nbs/40_report.pseudo_labels.ipynb #14f7e609
 @contextmanager
 def _same_attributes(objs):

@@ -6,6 +6,7 @@
 __all__ = ['effective_number', 'percent', 'PoolReport']
 
 # %% ../../nbs/31_training.pool_report.ipynb #b5fb54a9
+import time
 from fastai.basics import *
 from ..core import class_share
 from .callback import AttachedCallback
@@ -28,11 +29,14 @@ class PoolReport(AttachedCallback):
     predicted = labeled = agreed = surest = None
     least_steps = 30                                # shorter fits are tries
     few_steps = 200                                 # fewer seldom pay
+    lr_find_seconds = 120                           # then `lr_find` shows what it has
+    deadline = None
     def __init__(self,
         auto:bool=False # Added by a method, and removed with the last one?
     ): self.auto,self.messages,self.on = auto,[],False
 
     def before_fit(self):
+        self._announce_lr_find()
         self.on = in_fit(self.learn) and not hasattr(self.learn, 'lr_finder') and hasattr(self.learn, 'ssl_step') and not rank_distrib()
         self.messages,self.n_seen = [],0
         self.predicted = self.labeled = self.agreed = self.surest = None
@@ -46,6 +50,18 @@ class PoolReport(AttachedCallback):
             print(f'PoolReport: pool switched off: on the frozen features, a regression and label propagation agree too little on the pool '
                   f'(kappa {self.learn.probe.agreement:.2f}, less than {self.ssl_step.gate:g}), so that most pseudo-labels would be wrong: '
                   f'{names} sits out. More labels per class or another body would help; ssl_learner(…, gate=0) uses the pool all the same')
+    def _announce_lr_find(self):
+        "`lr_find` trains on the pool too: say how much, and when it will stop"
+        self.deadline = None
+        finder,pool = getattr(self.learn, 'lr_finder', None),self.dls.pool
+        if finder is None or not pool or not in_fit(self.learn): return
+        self.deadline = time.monotonic()+self.lr_find_seconds
+        print(f'PoolReport: lr_find: {finder.num_it} steps of {self.dls.train.bs} labeled and {pool.bs} unlabeled rows each, or '
+              f'{self.lr_find_seconds} seconds; num_it=… takes fewer')
+    def after_batch(self):
+        if self.deadline is not None and time.monotonic()>self.deadline:
+            self.deadline = None
+            raise CancelFitException()
     @staticmethod
     def _classes(y): return isinstance(y, Tensor) and not y.is_floating_point() and y.numel()==len(y)
     def after_loss(self):
