@@ -21,7 +21,9 @@ def file_ids(
         return st.st_dev,st.st_ino
     files = list(files)
     if len(files)<2000: return [_id(f) for f in files]
-    with ThreadPoolExecutor(16) as pool: return list(pool.map(_id, files, chunksize=256))    # a network drive takes its time
+    parts = [files[i:i+256] for i in range(0, len(files), 256)]
+    with ThreadPoolExecutor(16) as pool: ids = list(pool.map(lambda part: [_id(f) for f in part], parts))   # a network drive takes its time
+    return [o for part in ids for o in part]
 
 def distinct_files(
     files, # Paths

@@ -28,6 +28,20 @@ def as_in_validation(ds):
     "A context in which the items of `ds` are made with the transforms of validation"
     return ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext()
 
+def _stacked(dl, ds):
+    "Inputs that are arrays of one shape, without transforms that change them, as one tensor; None if the rows have to be made one by one"
+    items,tls = getattr(ds, 'items', None),getattr(ds, 'tls', None)
+    if tls is None or len(tls)!=1 or not isinstance(items, list) or len(items)<100 or type(items[0]) is not np.ndarray: return
+    if not all(type(f) is ToTensor for f in dl.after_item.fs): return
+    if any(type(o) is not np.ndarray or o.shape!=items[0].shape or o.dtype!=items[0].dtype for o in items): return
+    if [getattr(f, 'name', None) for f in tls[0].tfms.fs] not in (['PILBase.create'], ['_features']): return     # as `from_arrays` makes them
+    few = np.linspace(0, len(items)-1, 9).astype(int).tolist()
+    rows = np.stack(items)
+    if rows.dtype==np.uint8 and rows.ndim in (3,4): rows = rows[:,None] if rows.ndim==3 else rows.transpose(0,3,1,2)
+    sample, = _decoded(dl, ds, few)
+    rows = torch.from_numpy(np.ascontiguousarray(rows)).to(sample.dtype)
+    return (rows.as_subclass(type(sample)),) if torch.equal(rows[few], sample.cpu()) else None
+
 def rows_in_memory(
     dl:DataLoader, # The loader of a training set; its item transforms must make items of one shape
     dataset=None # Another dataset to read with it
@@ -35,8 +49,13 @@ def rows_in_memory(
     "All rows of `dl`'s dataset, decoded once with the item transforms of *validation* (a random crop becomes the center crop)"
     ds = dl.dataset if dataset is None else dataset
     if hasattr(ds, 'cats'): return first(filter(_reads_table, dl.after_batch.fs)).encodes(ds)
+    if stacked:=_stacked(dl, ds): return stacked
+    return _decoded(dl, ds, range(len(ds)))
+
+def _decoded(dl, ds, rows):
+    "The items `rows` of `ds`, one by one"
     reader = DataLoader.new(dl, ds, cls=RowsDL, do_setup=False, shuffle=False, drop_last=False, after_batch=None,
-                            get_idxs=lambda: range(len(ds)))
+                            n=len(rows), get_idxs=lambda: rows)
     with as_in_validation(ds):
         try: parts = list(zip(*bar_if_slow(reader, len(reader), 'decoding into memory')))
         except RuntimeError as e: raise ValueError(f'in_memory=True needs items of one shape, add item_tfms=Resize(…): {e}') from None

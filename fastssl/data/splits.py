@@ -29,7 +29,10 @@ class _Row:
         return self._columns[name][self._i]
     def _has(self, name): return isinstance(name, str) and (name in self._columns or (self._table.columns==name).sum()==1)
     def __getitem__(self, name): return self._cell(name) if self._has(name) else self._series()[name]
-    def __getattr__(self, name): return self._cell(name) if self._has(name) and not hasattr(pd.Series, name) else getattr(self._series(), name)
+    def __getattr__(self, name):
+        if hasattr(pd.Series, name): return getattr(self._series(), name)
+        if self._has(name): return self._cell(name)
+        raise AttributeError(name)
 
 def map_items(
     fn:Callable, # Function of an item

@@ -362,7 +362,7 @@ class SSLDataLoaders(DataLoaders):
         labeled,_ = class_images(path/train, without=sets)
         held_out = class_images(path/valid, 'valid', without=sets)[0] if has_valid else L()
         pool = L(unlabeled).map(lambda o: list_images(path/o, 'unlabeled', without=sets)).concat()
-        pool = pool[distinct_files(pool)]
+        if len(L(unlabeled))>1: pool = pool[distinct_files(pool)]            # each folder lists a file once
         bad = check_images([*labeled, *held_out, *pool], skip=True) if skip_unreadable else {}
         labeled,held_out,pool = (files.filter(lambda f: f not in bad) for files in (labeled, held_out, pool))
         labeled = labeled[not_in(labeled, held_out, 'labeled images are in the validation set too, and are not trained on')]
