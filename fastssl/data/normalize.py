@@ -48,7 +48,7 @@ class NormalizeBytes(DisplayedTransform):
     def _is_plain(self, x):
         "Is `x` a batch of images as bytes, with a mean and deviation that leave its shape as it is?"
         if type(x) not in (TensorImage, TensorImageBW) or x.dtype!=torch.uint8 or x.ndim!=4 or not len(x): return False
-        return all(o.dtype==torch.float32 and o.device==x.device and o.ndim==4 and len(o)==1 and _broadcasts(o, x) for o in (self.mean, self.std))
+        return all(map(partial(_fits, x), (self.mean, self.std)))
     def _one_by_one(self, x):
         "Anything else: masks, floats, labels"
         for f in (self.to_float, *self.cutouts, self.norm): x = f(x, split_idx=0)
@@ -59,13 +59,16 @@ class NormalizeBytes(DisplayedTransform):
         for piece,levels in zip(res.split(n), x.split(n)): piece.copy_(levels).div_(self.to_float.div).sub_(mean).div_(std)
         return res
 
-def _broadcasts(o, x): return all(a in (1,b) for a,b in zip(o.shape, x.shape))
+def _fits(x, o):
+    "Do the statistics `o` leave the shape and device of the images `x` as they are?"
+    same_shape = o.ndim==4 and len(o)==1 and all(a in (1,b) for a,b in zip(o.shape, x.shape))
+    return same_shape and o.dtype==torch.float32 and o.device==x.device
 
 # %% ../../nbs/21_data.normalize.ipynb #0621dbd3
 def fuse_normalize(
     tfms:list # Batch transforms of a training batch
 )->list: # As many as before, or fewer, in the order of a `Pipeline`
-    "`tfms` with `NormalizeBytes` in place of fastai's `IntToFloatTensor` and `Normalize`, if nothing but a `Cutout` that gives the same on bytes comes between them"
+    "`tfms` with `NormalizeBytes` in place of `IntToFloatTensor` and `Normalize`, if at most a `Cutout` that does the same on bytes is between"
     fs = list(Pipeline(tfms).fs)
     start,end = (first(i for i,f in enumerate(fs) if type(f) is cls) for cls in (IntToFloatTensor, Normalize))
     if start is None or end is None or end<start: return fs
