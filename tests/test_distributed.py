@@ -90,7 +90,8 @@ METHODS = dict(
     adamatch=lambda: AdaMatchCallback(.9, decay=.9, weight=1.), dash=lambda: DashCallback(.2, least=.1, gamma=1.2), mixmatch=lambda: MixMatchCallback(weight=1.), vat=VATCallback,
     dst=lambda: DSTCallback(low, max_iters=10), selftuning=lambda: SelfTuningCallback(4, .9, projection_dim=8),
     mutualmeanteaching=lambda: MutualMeanTeachingCallback(pretrain=1, decay=.9, n_instances=2),
-    mdd=lambda: MDDCallback(hi=1., max_iters=4), mcd=lambda: MCDCallback(num_k=2), afn=lambda: AFNCallback(entropy=1., weight=1.))
+    mdd=lambda: MDDCallback(hi=1., max_iters=4), mcd=lambda: MCDCallback(num_k=2), afn=lambda: AFNCallback(entropy=1., weight=1.),
+    dann=DANNCallback, cdan=CDANCallback)
 VARIANTS = dict(
     supervised=SSLStep, sup_strong=SupStrongCallback, uda_tsa=lambda: UDACallback(low, tsa='linear'), fixmatch_auto=FixMatchCallback, fixmatch_teacher=lambda: FixMatchCallback(low, teacher_decay=.9),
     align_labels=lambda: FixMatchCallback(low, align=DistributionAlignment('labels', .9)), adjust=lambda: FixMatchCallback(low, adjust=LogitAdjustment(decay=.9)),

@@ -99,7 +99,8 @@ class StopOnNaN(AttachedCallback):
     ):
         "Cancel the fit at the first step with a loss that is not finite"
         losses = {**losses, 'total':self.totals}
-        losses = {k:all_mean(torch.stack([torch.as_tensor(v) for v in vs])) for k,vs in losses.items() if vs}    # NaN in one process is NaN in all
+        device = self.dls.device                         # values of a finished epoch are numbers by now, others are tensors there
+        losses = {k:all_mean(torch.stack([torch.as_tensor(v, device=device) for v in vs])) for k,vs in losses.items() if vs}    # NaN in one process is NaN in all
         if not losses: return
         finite = torch.stack([v.isfinite().all() for v in losses.values()])
         if not finite.all():                             # the only read of a check
