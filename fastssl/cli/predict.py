@@ -6,18 +6,11 @@
 __all__ = ['fastssl_predict']
 
 # %% ../../nbs/93_cli.predict.ipynb #pr000003
-import sys, warnings
+import sys
 from pathlib import Path
 from fastcore.script import CliError, call_parse, is_cli
 
 # %% ../../nbs/93_cli.predict.ipynb #pr000005
-def _load(model):
-    from fastai.learner import load_learner
-    if not Path(model).is_file(): raise FileNotFoundError(f'there is no file {model}')
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')         # fastai warns of pickles that it reads; the user has named this one
-        return load_learner(model)
-
 @call_parse
 def fastssl_predict(
     model:str, # File of an exported learner: a pickle, so only from people you trust
@@ -28,10 +21,10 @@ def fastssl_predict(
 ):
     "Predict all images of a folder with an exported model"
     try:
-        from fastssl.cli.results import write_predictions, write_test
+        from fastssl.cli.results import load_exported, write_predictions, write_test
         from fastssl.files import check_writable, printable
         check_writable(Path(out))
-        learn = _load(model)
+        learn = load_exported(model)
         if test: print(write_test(learn, images, Path(out)))
         else: print(f'{len(write_predictions(learn, images, Path(out)))} images')
         print(f"{printable(out)}: {'confusion of the classes' if test else 'file, label and confidence'}")

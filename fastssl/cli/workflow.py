@@ -8,7 +8,7 @@ __all__ = ['least_steps', 'frozen_methods', 'own_dls', 'save_report', 'EpochLog'
 # %% ../../nbs/90_cli.workflow.ipynb #3823c09a
 import io
 from functools import cache
-from contextlib import ExitStack
+from contextlib import nullcontext
 from inspect import signature
 from operator import itemgetter
 import pandas as pd, timm
@@ -23,7 +23,7 @@ from ..data.tables import labeled_files, read_table
 from ..export import plain_bytes
 from ..core import write_atomic
 from ..files import check_writable, printable, write_csv
-from .results import standard_error, write_predictions, write_test
+from .results import load_exported, standard_error, write_predictions, write_test
 from ..learner import keep_probe, ssl_learner
 from ..report.baselines import fit_probe, probe_features, start_head
 from ..report.pseudo_labels import _untouched, plot_class_balance, plot_reliability
@@ -228,7 +228,7 @@ def _export_best(learn, out, weights):
 def _write_outputs(learn, files, title, best, test, predict):
     "Write the files of `train_own`; if one fails, the others are there nevertheless"
     pseudo = cache(learn.pseudo_labels)
-    exported = cache(lambda: load_learner(files['model']))
+    exported = cache(lambda: load_exported(files['model']))
     def kept(): return f'; {pseudo().kept.mean():.0%} of the pool kept' if 'kept' in pseudo() else ''
     def model():
         learn.export_plain(files['model'].absolute())
@@ -312,13 +312,14 @@ def train_own(
     check_writable(out, len(plain_bytes(learn))+2**22)            # before the first step: the model can be exported, and fits on the disk
     say = noop if rank_distrib() else partial(print, flush=True)
     say(_plan(dls, method, arch, 0 if frozen else epochs))
-    with together_if_launched(learn):
+    bars = sys.stdout.isatty() or bool(IN_NOTEBOOK)               # else they would flood a log file
+    with together_if_launched(learn), nullcontext() if bars else _no_bars(learn):
         if frozen: _start_frozen(learn, method=='propagate')
         else:
             controls = _baselines(learn, baselines, epochs, lr)
             if controls: say(controls)
         best = None if frozen else out.absolute().with_name(f'{out.stem}_best.pth')
-        if not frozen: _fit(learn, epochs, lr, files['history'], best, amp, tensorboard, resume)
+        if not frozen: _fit(learn, epochs, lr, files['history'], best, amp, tensorboard, resume, bars)
         acc = learn.recorder.values[-1][2] if not frozen else learn.probe.valid_accuracy
         n_valid = len(dls.valid_ds)
         result = f'accuracy {acc:.3f} ± {standard_error(acc, n_valid):.3f} (standard error) on {n_valid} validation images'
@@ -341,15 +342,14 @@ def _plan(dls, method, arch, epochs):
                                     f'below {200*standard_error(.5, n_valid):.0f} points say nothing: add images, or raise valid_pct')
     return f'{images}; {plan}{method}, {arch}{together}{small}'
 
-def _fit(learn, epochs, lr, history, best, amp, tensorboard, resume):
-    "Train, with bars where they can be seen, or a line per epoch"
-    bars = sys.stdout.isatty() or bool(IN_NOTEBOOK)
+@contextmanager
+def _no_bars(learn):
+    with learn.no_bar(), learn.no_logging(): yield
+
+def _fit(learn, epochs, lr, history, best, amp, tensorboard, resume, bars):
+    "Train; without bars, print a line per epoch"
     cbs = [EpochLog(history, lines=not bars), BestModel(monitor='accuracy', fname=str(best.with_suffix('')))]
     if amp: learn.add_cb(_mixed_precision())
     if tensorboard: cbs.append(_tensorboard(tensorboard))
     if resume: cbs.append(KeepRun(resume))
-    with ExitStack() as stack:
-        if not bars:
-            stack.enter_context(learn.no_bar())
-            stack.enter_context(learn.no_logging())
-        learn.fit_one_cycle(epochs, lr, cbs=cbs)
+    learn.fit_one_cycle(epochs, lr, cbs=cbs)

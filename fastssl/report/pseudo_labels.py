@@ -324,5 +324,6 @@ def plot_class_balance(
     _label_axes(ax, 'share of each class')
     ax.grid(False, axis='x')
     if n<=40: _class_ticks(ax, vocab)
-    ax.legend(fontsize=8, frameon=False, ncols=len(sets), loc='upper center', bbox_to_anchor=(.5, -.12))
+    ax.legend(fontsize=8, frameon=False, ncols=len(sets), loc='lower center', bbox_to_anchor=(.5, 1))     # below, names of classes are in its way
+    ax.set_title(ax.get_title(), fontsize=10, pad=20)
     return ax
