@@ -320,8 +320,8 @@ def test_one_output_fails(d, monkeypatch, broken):
     old = {f.name:f.read_bytes() for f in (d/'out').iterdir()}
     def fails(*args, **kwargs): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(Learner, broken, fails)
-    lost = dict(export_plain=['m.pkl'], pseudo_labels=['m_pseudo_labels.csv','m_report.png'], show_pseudo_labels=['m_report.png'])[broken]
-    with pytest.raises(OSError, match=f'{len(lost)} of 3 files could not be written: .*{lost[-1]} .*No space left'): train(d, seed=1)
+    lost = dict(export_plain=['m.pkl','m_best.pkl'], pseudo_labels=['m_pseudo_labels.csv','m_report.png'], show_pseudo_labels=['m_report.png'])[broken]
+    with pytest.raises(OSError, match=f'{len(lost)} of 4 files could not be written: .*{lost[-1]} .*No space left'): train(d, seed=1)
     new = {f.name:f.read_bytes() for f in (d/'out').iterdir()}
     assert sorted(new)==sorted(old) and {k for k in old if new[k]==old[k]}==set(lost)
 
@@ -408,6 +408,6 @@ def test_one_line_on_the_command_line(d):
     assert r.returncode==1 and 'Traceback' in r.stderr
     r = command(*args, '--skip-unreadable')
     assert r.returncode==0 and f'fastssl_train: warning: 1 files cannot be read and are left out: {bad}' in r.stderr and 'Traceback' not in r.stderr
-    assert sorted(f.name for f in (d/'out').iterdir())==['m.pkl','m_pseudo_labels.csv','m_report.png']
+    assert sorted(f.name for f in (d/'out').iterdir())==['m.pkl','m_best.pkl','m_history.csv','m_pseudo_labels.csv','m_report.png']
     df = pd.read_csv(d/'out'/'m_pseudo_labels.csv')
     assert len(df)==9 and str(bad) not in set(df.item) and set(df.label)<={'a','b'}

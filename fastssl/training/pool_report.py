@@ -106,7 +106,7 @@ class PoolReport(AttachedCallback):
             return (f"pool unused: {percent(kept)} of its rows were kept in the last fifth of the fit{sure}. Use "
                     "threshold='auto', a lower threshold, or train longer")
         n_out = None if self.predicted is None else len(self.predicted)
-        if kept>.99 and n_out:
+        if kept>.99 and n_out and sup is not None:
             agreed = float(self.agreed)/self.n_seen
             if sup>.5*math.log(n_out) or agreed<.6:
                 return (f"pool taken whole: {percent(kept)} of its rows were kept although the supervised loss is {sup:.2f} "
