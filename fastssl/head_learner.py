@@ -6,7 +6,7 @@
 __all__ = ['cache_features', 'FeatureView', 'ssl_head_learner']
 
 # %% ../nbs/75_head_learner.ipynb #hl000003
-import json
+import json, re
 from hashlib import blake2b
 import pandas as pd
 from fastai.vision.all import *
@@ -47,7 +47,9 @@ def _body_digest(model):
         if id(v) not in head: h.update(k.encode()+v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
-def _transforms(dls): return f'{dls.train.after_item} {dls.train.after_batch}'
+def _transforms(dls):
+    "The transforms as text, without the addresses of functions, which differ from process to process"
+    return re.sub(' at 0x[0-9a-f]+', '', f'{dls.train.after_item} {dls.train.after_batch}')
 
 class _Files:
     "Arrays by name in a folder that belongs to one set of features; without a path nothing is kept"
@@ -77,8 +79,8 @@ def cache_features(
     path=None, # Folder that keeps the features; None: they are only returned
     n_views:int=4, # Views of each labeled item and each item of the pool: the plain one and `n_views-1` weak ones
     chunk:int=1024, # Items of the pool per file: an interruption loses at most these
-    seed:int=0 # Of the weak views
-)->ProbeFeatures: # float16
+    seed:int=0 # Seed of the weak views
+)->ProbeFeatures: # float16, or float32 where values are too large for it
     "Features of labeled items, pool and validation set; the learner is left as it was"
     check_count(n_views, 'n_views', none=False)
     check_count(chunk, 'chunk', none=False)
@@ -89,7 +91,8 @@ def cache_features(
     files = _Files(path, about)
     def one(dl, s):
         x,y = _features(learn, dl, s)
-        return x.half(),y if y is None else y.flatten().long()
+        if x.numel() and x.abs().max()<torch.finfo(torch.float16).max: x = x.half()
+        return x,y if y is None else y.flatten().long()
     def views(plain, weak, s):
         x,y = one(plain(), s)
         return torch.stack([x, *(one(weak(), s+i)[0] for i in range(1, n_views))], 1),y
@@ -107,7 +110,7 @@ def cache_features(
 class FeatureView(ItemTransform):
     "A random view of each row in training, the plain one in validation, centered and scaled"
     def __init__(self,
-        mean:Tensor, # Of the features, `(d,)`
+        mean:Tensor, # Mean of the features, `(d,)`
         scale:Tensor # Their divisor, a scalar
     ): self.mean,self.scale = mean,scale
     def __call__(self, b, split_idx=None, **kwargs):
@@ -145,7 +148,7 @@ def ssl_head_learner(
     bs:int=64, # Labeled rows per step
     uratio:int=7, # Unlabeled rows per labeled one
     n_steps:int=20, # Steps per epoch
-    seed:int=0, # Of the views and of the pool's order
+    seed:int=0, # Seed of the views and of the pool's order
     pretrained:bool=True, # Start from the architecture's published weights?
     **kwargs
 )->Learner: # On features; `with_body` returns the whole network
@@ -163,7 +166,12 @@ def ssl_head_learner(
     learn = ssl_learner(_feature_dls(whole, f, tfm, bs, uratio, n_steps, seed), layer, cbs=ifnone(cbs, FreeMatchCallback()), **kwargs)
     keep_probe(learn, probe)
     learn.whole,learn.feature_view = whole,tfm
+    learn.export,learn.export_plain = (partial(_export_whole, learn, name) for name in ('export','export_plain'))
     return learn
+
+def _export_whole(learn, name, *args, **kwargs):
+    "Export the network on images: features alone predict nothing, and the head learner holds the pool's"
+    return getattr(learn.with_body(), name)(*args, **kwargs)
 
 def _on_centered(head, tfm):
     "A copy of the layer `head` for features that `tfm` has centered"

@@ -32,7 +32,7 @@ def _run(labeled_dir, unlabeled_dir, seeds, labels, **kwargs):
     import fastssl.all                      # the commands know every method
     if demo:
         from fastssl.cli.demo import digits_demo
-        workers = (os.cpu_count() or 1) if is_cli() and hasattr(os, 'fork') else 1
+        workers = (os.cpu_count() or 1) if is_cli() and sys.platform=='linux' else 1
         digits_demo(range(seeds), steps or 500, labels, workers)
     else:
         from fastssl.cli.workflow import train_own

@@ -246,7 +246,7 @@ def _write_outputs(learn, files, title, best, test, predict):
     def tested(): return f"confusion of the classes; {write_test(exported(), test, files['test'])}"
     def predicted(): return f"predictions for {len(write_predictions(exported(), predict, files['predict']))} images"
     writers = {files['model']:model}
-    if best is not None and best.exists(): writers[files['best']] = best_model
+    if best is not None and best.exists() and not rank_distrib(): writers[files['best']] = best_model
     writers |= {files['pseudo']:labels, files['report']:report}
     if test and not rank_distrib(): writers[files['test']] = tested
     if predict and not rank_distrib(): writers[files['predict']] = predicted

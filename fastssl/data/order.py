@@ -39,7 +39,7 @@ def _network(x, n_bits, pass_keys, round_keys):
 def shuffled_rows(
     positions:np.ndarray, # Positions in a stream of passes, from 0 on, int64
     n:int, # Rows per pass
-    seed:int=0 # Of the order
+    seed:int=0 # Seed of the order
 )->np.ndarray: # int64, as `positions`
     "The rows at some positions of an endless stream: each pass has each of the rows 0 … n−1 once, in its own random order"
     positions = np.asarray(positions, dtype=np.int64)
@@ -128,7 +128,7 @@ class ShuffledPasses:
     "Function from positions in an endless stream to rows; it does not change when the pool does"
     def __init__(self,
         n:int, # Size of the pool
-        seed:int, # Of the order
+        seed:int, # Seed of the order
         rows:Tensor=None, # The rows to draw; default: all
         start:int=0 # Position in the stream where position 0 is
     ):

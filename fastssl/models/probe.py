@@ -71,6 +71,7 @@ class LinearProbe:
         xl,xu = self._project(labeled),self._project(pool)
         self.propagated = propagate_labels(xl.mean(1), self.y, xu.mean(1), self.n_out, k, alpha) if propagate and len(xu)>k else None
         w = self._choose(xl, xu)
+        self.n_labels = len(self.y)
         self.chance = float(self.y.bincount(minlength=self.n_out).max())/len(self.y)
         logits = self._scores(w, xu[:,0])/self.T if len(xu) else self._scores(w, xl[:,0])/self.T
         self.expected_accuracy = float(logits.softmax(1).max(1)[0].mean())
@@ -161,11 +162,15 @@ class LinearProbe:
     @property
     def beats_chance(self)->bool:
         "Is the accuracy a standard error above always naming the most frequent class? On left-out labels; with one per class, as the agreement of views"
-        acc,n = self.left_out_accuracy,len(self.y)
+        acc,n = self.left_out_accuracy,self.n_labels
         if acc is None: acc,n = self.expected_accuracy,max(len(self.pool_logits), 1)
         return acc>self.chance+(self.chance*(1-self.chance)/n)**.5
+    def __getstate__(self):
+        "Without what belongs to the data: an exported learner holds its probe, and no file may grow with the pool"
+        of_data = dict(y=self.y[:0].clone(), pool_logits=self.pool_logits[:0].clone(), propagated=None, rows=None)    # a slice would pickle all
+        return {**vars(self), **of_data}
     def __repr__(self):
         left_out = 'not known' if self.left_out_accuracy is None else f'{self.left_out_accuracy:.2f}'
         agreement = '' if self.agreement is None else f', agreement with propagation {self.agreement:.2f}'
-        return (f'LinearProbe({len(self.y)} labels of {self.n_out} classes, C={self.C:g}, T={self.T:.2g}, accuracy on left-out '
+        return (f'LinearProbe({self.n_labels} labels of {self.n_out} classes, C={self.C:g}, T={self.T:.2g}, accuracy on left-out '
                 f'labels {left_out}, expected on the pool {self.expected_accuracy:.2f}{agreement})')

@@ -99,7 +99,7 @@ def module_extras(
 
 @torch.no_grad()
 def set_module_extras(
-    net:nn.Module, # Of the same architecture
+    net:nn.Module, # A network of the same architecture
     state:dict # Result of `module_extras`
 ):
     "Restore `state`"
