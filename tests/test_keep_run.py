@@ -94,7 +94,7 @@ def test_born_again(folder):
 def test_the_command(folder):
     "`fastssl_train --resume` and `fastssl_distill --resume` go on, and write what the undisturbed command writes"
     from fastssl.cli.train import fastssl_train
-    from fastssl.cli.distill import distill_folder
+    from fastssl.cli.student import distill_folder
     X,y = digits_data()
     images = folder/'images'
     for i in range(60):

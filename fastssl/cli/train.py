@@ -83,3 +83,10 @@ def fastssl_train(
     except Exception as e:
         if debug or not is_cli(): raise
         raise CliError(f'fastssl_train: {_one_line(e)}') from None
+
+# %% ../../nbs/91_cli.train.ipynb #tr000002
+def __getattr__(name):
+    "The demonstration's functions, from where they are"
+    if name not in ('demo_methods','digits_learner','digits_accuracy','digits_demo'): raise AttributeError(name)
+    from fastssl.cli import demo
+    return getattr(demo, name)

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/33_training.checkpoint.ipynb #ba7c361a
 from fastai.basics import *
 from ..core import write_atomic
+from ..models.lora import has_lora, merge_lora
 from .batch import unwrap
 from .callback import AttachedCallback
 from .ema import EMACallback
@@ -65,9 +66,20 @@ def load(self:Learner, file, device=None, **kwargs):
     if average is not None: _set_average(self, average)
     return self
 
+@contextmanager
+def _merged(learn):
+    "Context in which corrections of low rank are merged into the weights, so that a file loads without peft"
+    model,opt = learn.model,learn.opt
+    if not has_lora(model):
+        yield
+        return
+    learn.model,learn.opt = merge_lora(deepcopy(model)),None
+    try: yield
+    finally: learn.model,learn.opt = model,opt
+
 @patch
 def export(self:Learner, fname='export.pkl', **kwargs):
     "Export the content of `self` without the items and the optimizer state for inference, at once or not at all"
     if rank_distrib(): return
     if not self._grab_cbs(AttachedCallback): return _fastai_export(self, fname, **kwargs)
-    with write_atomic(self.path/fname) as part: _fastai_export(self, part.absolute(), **kwargs)
+    with write_atomic(self.path/fname) as part, _merged(self): _fastai_export(self, part.absolute(), **kwargs)
