@@ -50,4 +50,5 @@ def merge_lora(
             if not hasattr(child, 'lora_A'): continue
             child.merge()
             setattr(parent, name, child.get_base_layer())
+    vars(model).pop('peft_config', None)            # a pickle of it needs peft
     return model
