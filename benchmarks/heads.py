@@ -3,13 +3,13 @@
 `python benchmarks/heads.py DATA FEATURES --sets photo,art,sketch,flowers --labels 1,2,4,8,16 --splits 0,1,2,3,4` appends to `benchmarks/heads.csv`, one line per split. The features of all images of a set, in four views, come from
 `cache_features` and are kept in the folder FEATURES; data, body, sizes of pool and validation set as in `photos.py`. Columns: accuracy on the validation set of the regression (`probe`), of label propagation on features averaged over
 views, of the probe with propagation (the start of the head) and of `ssl_head_learner` as it is without an argument; `agreement` and the accuracy on the pool show what the gate knows. `--summary` prints the table."""
-import argparse, warnings
+import warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
 from fastai.vision.all import *
 from fastssl.all import *
 from photos import body, folders
-from rows import append
+from rows import append, each, photo_options
 
 file = Path(__file__).with_suffix('.csv')
 
@@ -52,19 +52,13 @@ def summary():
         print(f'{row}: {d.mean():+.1f} points over the probe in the mean; more than 2 points below it in {int((d<-2).sum())} of {len(d)} splits')
 
 if __name__=='__main__':
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('data', nargs='?')
+    p = photo_options(__doc__, sets='photo,art,sketch,flowers', labels='1,2,4,8,16', splits='0,1,2,3,4')
     p.add_argument('features', nargs='?')
-    p.add_argument('--sets', default='photo,art,sketch,flowers')
-    p.add_argument('--labels', default='1,2,4,8,16')
-    p.add_argument('--splits', default='0,1,2,3,4')
-    p.add_argument('--size', type=int, default=64)
-    p.add_argument('--summary', action='store_true')
     a = p.parse_args()
     torch.set_num_threads(1)
     if a.summary: summary()
     else:
-        for name in a.sets.split(','):
+        for name in each(a.sets, str):
             x,y,files = features(a.data, a.features, name, a.size)
-            for n in map(int, a.labels.split(',')):
-                for split in map(int, a.splits.split(',')): run(name, x, y, files, n, split, a.size)
+            for n in each(a.labels):
+                for split in each(a.splits): run(name, x, y, files, n, split, a.size)

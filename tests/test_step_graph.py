@@ -5,11 +5,7 @@ from fastssl.losses.semi import *
 from fastssl.core import pseudo_label
 from fastssl.training.testing import tiny_cnn
 
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures('fresh_compiler')
 
 def fixmatch(net, x, y, n, m):
     out = net(x)
