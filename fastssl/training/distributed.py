@@ -209,10 +209,10 @@ class SyncGradients(Callback):
 def own_reduction(
     model:nn.Module # `learn.model` in a distributed fit
 ):
-    "Turn the wrapper's reduction of gradients off; raises `NotImplementedError` if it is not `DistributedDataParallel`"
+    "Turn the wrapper's reduction of gradients off; raises `TypeError` if it is not `DistributedDataParallel`"
     if isinstance(model, nn.parallel.DistributedDataParallel): model.require_backward_grad_sync = False
     elif all_ranks()>1:
-        raise NotImplementedError(f'the model is a {type(model).__name__}: semi-supervised steps train by DistributedDataParallel, '
+        raise TypeError(f'the model is a {type(model).__name__}: semi-supervised steps train by DistributedDataParallel, '
                                   'so choose no FSDP, DeepSpeed or compilation in `accelerate config`')
 
 # %% ../../nbs/30_training.distributed.ipynb #d1500017

@@ -345,7 +345,7 @@ class SSLStep(AttachedCallback):
         if asked: return asked
         norms_train = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.model.modules())
         kinds = {ViewMaker.kind(view) for _,view in self.rows}
-        one_row = self.learn.dl.bs==1                       # has no statistics of its own
+        one_row = self.learn.dl.bs==1                       # one row has no batch statistics
         return 'separate' if norms_train and len(kinds)>1 and not one_row else 'joint'      # strong views would move the statistics of the others
     def _rows(self, *reads):
         "The learner's own rows, then those of the methods: unlabeled before labeled"
