@@ -88,5 +88,5 @@ def fastssl_train(
 def __getattr__(name):
     "The demonstration's functions, from where they are"
     if name not in ('demo_methods','digits_learner','digits_accuracy','digits_demo'): raise AttributeError(name)
-    from fastssl.cli import demo
-    return getattr(demo, name)
+    import fastssl.cli.demo
+    return getattr(fastssl.cli.demo, name)
