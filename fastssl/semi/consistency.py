@@ -9,7 +9,7 @@ __all__ = ['DistributionAlignment', 'LogitAdjustment', 'Threshold', 'ShareThresh
 from fastai.basics import *
 from ..checks import *
 from ..core import *
-from ..schedules import averaging_decay
+from ..schedules import SchedRampUp, averaging_decay
 from ..losses.semi import consistency, consistency_distances
 from ..training.distributed import all_mean, all_rows, mean_over, unwrap
 from ..training.ema import EMATeacher
@@ -135,7 +135,7 @@ class ConsistencyCallback(SSLCallback):
     aligned_target = True      # do aligned probabilities give the target, or only the weights?
     def __init__(self,
         threshold=None, # Least confidence of a target, in (0, 1]; 'auto': a `ShareThreshold`; or a function (probabilities, batch) → weights; None: all rows count
-        weight=1., # Loss weight: a number, or a function of the share of training done
+        weight=None, # Loss weight: a number, or a function of the share of training done; None: 1, which threshold='auto' reaches after .4 of the run
         hard:bool=False, # Is the target the most probable class, or the distribution?
         temperature:float=1., # Temperature of the distribution: below 1 sharpens; unused by hard targets
         distance:str='ce', # 'ce', 'kl', 'l2' or 'mse', as in `consistency`
@@ -151,6 +151,7 @@ class ConsistencyCallback(SSLCallback):
             check_one_of(threshold, ('auto',), 'threshold', 'a number in (0, 1], or a `Threshold`')
             threshold = ShareThreshold()
         if threshold is not None and not callable(threshold): check_share(threshold, 'threshold')
+        if weight is None: weight = SchedRampUp(0., 1.) if isinstance(threshold, ShareThreshold) else 1.
         check_weight(weight)
         check_positive(temperature, 'temperature')
         check_one_of(distance, consistency_distances, 'distance')
@@ -179,8 +180,7 @@ class ConsistencyCallback(SSLCallback):
         super().prepare()
     def setup(self):
         if not self.has_teacher: return
-        teacher = EMATeacher(unwrap(self.model), self._teacher_alpha(), warmup=True)
-        self.teacher_model = teacher.train()       # batch statistics and dropout, as published
+        self.teacher_model = EMATeacher(unwrap(self.model), self._teacher_alpha(), warmup=True)
     def _teacher_alpha(self): return averaging_decay(self.n_steps) if self.teacher_decay=='auto' else self.teacher_decay
     def after_opt_step(self):
         if not self.has_teacher: return

@@ -14,11 +14,11 @@ from ..training.registry import register_method
 @register_method('confident predictions become labels')
 class FixMatchCallback(ConsistencyCallback):
     "Cross-entropy of the strong view against confident predictions of the weak view ([FixMatch](https://arxiv.org/abs/2001.07685))"
-    paper = dict(threshold=.95)
+    paper = dict(threshold=.95, weight=1.)
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
         threshold='auto', # Least confidence of a pseudo-label, in (0, 1] (the paper: .95); 'auto': the surest share of each class, which grows; or a `Threshold`
-        weight=1., # Loss weight: a number, or a function of the share of training done
+        weight=None, # Loss weight: a number, or a function of the share of training done; None: 1, which threshold='auto' reaches after .4 of the run
         hard:bool=True, # Train on the class, or on the sharpened distribution?
         temperature:float=.5, # Temperature of that distribution: below 1 sharpens; unused by hard labels
         **kwargs

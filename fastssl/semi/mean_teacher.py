@@ -7,7 +7,7 @@ __all__ = ['PiModelCallback', 'MeanTeacherCallback', 'SelfEnsembleCallback']
 
 # %% ../../nbs/50_semi.mean_teacher.ipynb #bf336578
 from fastai.basics import *
-from ..checks import check_weight
+from ..checks import check_one_of, check_weight
 from ..schedules import SchedRampUp
 from ..losses.semi import ClassBalanceLoss
 from ..losses.semi import ConsistencyLoss, L2ConsistencyLoss  # documented under this method
@@ -34,15 +34,25 @@ class PiModelCallback(ConsistencyCallback):
 
 @register_method('two predictions agree')
 class MeanTeacherCallback(ConsistencyCallback):
-    "Squared difference from the prediction of an averaged teacher on another weak view ([Mean Teacher](https://arxiv.org/abs/1703.01780))"
-    target_view,student_view = 'weak2','weak'
+    "Squared difference from the prediction of an averaged teacher on a weak view ([Mean Teacher](https://arxiv.org/abs/1703.01780))"
+    target_view = 'weak2'
+    paper = dict(student_view='weak')
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
         teacher_decay='auto', # Decay of the teacher; 'auto': a tenth of the run is averaged
         weight=SchedRampUp(0., 1.), # Loss weight: a number, or a function of the share of training done
         distance:str='l2', # 'l2', or another distance of `consistency`
+        student_view:str='auto', # View of the student: 'weak', as published, or 'strong'; 'auto': 'strong' if the data have such a view
         **kwargs
-    ): super().__init__(weight=weight, distance=distance, teacher_decay=teacher_decay, **kwargs)
+    ):
+        self.student_view = check_one_of(student_view, ('auto','weak','strong'), 'student_view')
+        super().__init__(weight=weight, distance=distance, teacher_decay=teacher_decay, **kwargs)
+    @property
+    def student_view(self):
+        if self.asked_view!='auto': return self.asked_view
+        return 'strong' if self.learn is not None and 'strong' in self.dls.view_maker.added else 'weak'
+    @student_view.setter
+    def student_view(self, view): self.asked_view = view
 
 @register_method('two predictions agree')
 class SelfEnsembleCallback(MeanTeacherCallback):

@@ -97,7 +97,7 @@ class MutualMeanTeachingCallback(SSLCallback):
         if self.by_class: check_one_class_data(self.dls, type(self).__name__, n_out=self.n_out)     # they are read before the first step
         self._check_heads()
         self._check_batch_size()
-        self.teacher_model = EMATeacher(unwrap(self.model), averaging_decay(self.n_steps) if self.decay is None else self.decay, warmup=True).train()
+        self.teacher_model = EMATeacher(unwrap(self.model), averaging_decay(self.n_steps) if self.decay is None else self.decay, warmup=True)
         self.labels = torch.full((self.n_pool,), -1)
         self.n_epochs = torch.tensor(0)
     def _check_heads(self):

@@ -16,11 +16,11 @@ from ..training.registry import register_method
 class PseudoLabelCallback(ConsistencyCallback):
     "Cross-entropy of the weak view against its own confident predictions (Pseudo-Label, Lee, 2013)"
     student_view = 'weak'
-    paper = dict(threshold=.95)
+    paper = dict(threshold=.95, weight=1.)
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
         threshold='auto', # Least confidence of a pseudo-label, in (0, 1]; 'auto': the surest share of each class, which grows; or a `Threshold`
-        weight=1., # Loss weight: a number, or a function of the share of training done
+        weight=None, # Loss weight: a number, or a function of the share of training done; None: 1, which threshold='auto' reaches after .4 of the run
         hard:bool=True, # Train on the class, or on the distribution (sharpened, or from a teacher)?
         **kwargs
     ):

@@ -198,7 +198,7 @@ class SelfTuningCallback(SSLCallback):
     def heads(self, nf, n_out): return dict(proj=nn.Sequential(nn.Linear(nf, self.projection_dim), Normalize2d()))
     def setup(self):
         net = unwrap(self.model)
-        self.key = EMATeacher(net, averaging_decay(self.n_steps) if self.decay is None else self.decay).train()
+        self.key = EMATeacher(net, averaging_decay(self.n_steps) if self.decay is None else self.decay)
         linear = [m for m in net.heads['proj'].modules() if isinstance(m, nn.Linear)]
         dim = linear[-1].out_features
         self.queue = ClassQueue(dim, self.n_out, self.K, self.T)

@@ -39,12 +39,12 @@ def tsa_loss(
 @register_method('confident predictions become labels')
 class UDACallback(ConsistencyCallback):
     "KL divergence of the strong view from confident, sharpened predictions on the weak view ([UDA](https://arxiv.org/abs/1904.12848))"
-    paper = dict(threshold=.8)
+    paper = dict(threshold=.8, weight=1.)
     mean_over_kept = True
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
         threshold='auto', # Least confidence of a target, in (0, 1] (the paper: .8); 'auto': the surest share of each class, which grows; or a `Threshold`
-        weight=1., # Loss weight: a number, or a function of the share of training done
+        weight=None, # Loss weight: a number, or a function of the share of training done; None: 1, which threshold='auto' reaches after .4 of the run
         temperature:float=.4, # Temperature of the target: below 1 sharpens
         student_temperature:float=1., # Divisor of the student's logits
         tsa:str=None, # Training signal annealing: 'linear', 'exp' or 'log'; None: off. It leaves labeled rows out of the learner's loss

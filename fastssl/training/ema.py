@@ -98,6 +98,10 @@ class EMATeacher(nn.Module):
             else: torch._foreach_copy_(ts, ss)
         for t,s in zip(*self.rest): t.copy_(s)
 
+    def match_modes(self):
+        "Put each module into the mode of the student's: a frozen batch norm is frozen here too"
+        for t,s in zip(self.model.modules(), self.student.modules()): t.training = s.training
+
     def get_extra_state(self): return dict(alpha=self.alpha, n=self.n)
     def set_extra_state(self, state): self.alpha,self.n = state['alpha'],state['n']
     def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k not in ('student','weights','stats','rest','keys')}

@@ -154,6 +154,8 @@ class SSLCallback(AttachedCallback):
                 part.setup(self.n_out, self.n_pool)
                 part.set_up_for = self.n_out,pool
         for k,v in self._tensors().items(): setattr(self, k, v.to(self.dls.device))
+        for v in vars(self).values():
+            if isinstance(v, EMATeacher): v.match_modes()
     def _is_new(self, pool, model):
         if self.set_up_for is None: return True
         n_out,old_pool,old_model = self.set_up_for
@@ -217,7 +219,7 @@ class SSLStep(AttachedCallback):
     pct,mode,n_steps = 0.,'joint',1
     distributed = False     # does the learner train in several processes?
     def __init__(self,
-        forward:str='auto', # How the rows go through the model: 'joint', 'separate' or 'no_grad'; 'auto' takes 'separate' if batch norms train on views of several kinds, else 'joint'
+        forward:str='auto', # How the rows go through the model: 'joint', 'separate' or 'no_grad'; 'auto' takes 'separate' if batch norms train, else 'joint'
         gate:float=.65, # Least `agreement` of `learn.probe` with label propagation for methods to trust predictions for the pool; 0: always
         auto:bool=False # Added by a method, and removed with the last one?
     ):
@@ -344,9 +346,8 @@ class SSLStep(AttachedCallback):
         asked = first(m.forward for m in self.ms if m.forward)
         if asked: return asked
         norms_train = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in self.model.modules())
-        kinds = {ViewMaker.kind(view) for _,view in self.rows}
         one_row = self.learn.dl.bs==1                       # one row has no batch statistics
-        return 'separate' if norms_train and len(kinds)>1 and not one_row else 'joint'      # strong views would move the statistics of the others
+        return 'separate' if norms_train and not one_row else 'joint'      # the pool would move the statistics of the labeled rows
     def _rows(self, *reads):
         "The learner's own rows, then those of the methods: unlabeled before labeled"
         rows = L(row for r in reads for row in r).unique().filter(lambda row: row!=('l','weak'))
