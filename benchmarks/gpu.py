@@ -6,7 +6,7 @@ Parts, chosen by `--only`: `cells` (every `#| cuda` cell and every test that nee
 float32 on the CPU), `step` (FixMatch with 64+448+448 rows on WRN-28-2), `graph` (the same recorded by
 `to_graph`, and what runs in it), `pieces` (views, EMA, loaders), `learns` (a short FixMatch run
 against labels alone), `speedrun`. A part that fails is named in the table, and the others still run. `--smoke` runs it all on the CPU, small."""
-import argparse, json, os, subprocess, sys, tempfile, time, traceback, warnings
+import argparse, json, os, subprocess, sys, tempfile, time, traceback, types, warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
 os.environ.setdefault('MPLBACKEND', 'agg')
@@ -77,21 +77,25 @@ def cells_of(path):
 
 def run_notebook(path):
     "Run the cells of a notebook, those for a GPU where there is one: (passed and all of those, other cells that failed)"
-    here,names = os.getcwd(),dict(__name__='__main__', display=print)
+    here,own_main = os.getcwd(),sys.modules['__main__']
+    module = types.ModuleType('__main__')                           # where pickle finds the classes of cells
+    module.display = print
     os.chdir(Path(path).resolve().parent)
     passed,n,others = 0,0,[]
     for source,needs_gpu in cells_of(Path(path).name):
         n += needs_gpu
         if needs_gpu and not cuda: continue
         source = '\n'.join(line for line in source.splitlines() if not line.startswith(('%','!')))
+        sys.modules['__main__'] = module                            # again for each cell: IPython may put its own there
         try:
-            with redirect_stdout(io.StringIO()): exec(compile(source, path, 'exec'), names)
+            with redirect_stdout(io.StringIO()): exec(compile(source, path, 'exec'), vars(module))
             passed += needs_gpu
         except Exception as e:
             others.append(f'{type(e).__name__}: {str(e)[:150]} in {source.splitlines()[-1][:80]}')
         finally:
             if cuda: torch.cuda.set_sync_debug_mode('default')
     os.chdir(here)
+    sys.modules['__main__'] = own_main
     return passed,n,others
 
 def gpu_notebooks(): return [p for p in sorted((root/'nbs').glob('**/*.ipynb')) if any(needs for _,needs in cells_of(p))]
@@ -135,13 +139,18 @@ class ChannelsLastModel(Callback):
     "The model in channels_last"
     def before_fit(self): self.learn.model.to(memory_format=torch.channels_last)
 
+def without_dropout(model):
+    for m in model.modules():
+        if isinstance(m, (nn.Dropout, L2PreservedDropout)): m.p = 0.
+
 def recorded(make, device, cbs=()):
-    "What three steps of a method record"
+    "What three steps of a method record; nothing is drawn on the device, and an update is proportional to the gradient, whose sign may be rounded"
     dls = fixed_views(device)
     set_seed(1)
     dls.train.rng = random.Random(1)
-    learn = ssl_learner(dls, tiny_cnn(nf=8), cbs=[make(), *cbs])
-    with quiet(learn): learn.fit(1, 1e-3)
+    learn = ssl_learner(dls, tiny_cnn(nf=8), cbs=[make(), *cbs], opt_func=partial(SGD, mom=.9))
+    without_dropout(learn.model)
+    with quiet(learn): learn.fit(1, 1e-2)
     return {k:torch.tensor([float(o) for o in v]) for k,v in learn.recorder.ssl.items()}
 
 def check_precision(t):
@@ -150,7 +159,7 @@ def check_precision(t):
     makers = {n:m for n,m in ssl_methods().items() if n not in draws}
     if t.smoke: makers = {n:makers[n] for n in ('fixmatch','freematch')}
     modes = dict(fp32=[], channels_last=[ChannelsLastModel])
-    if cuda: modes.update(bf16=[partial(MixedPrecision, 'bf16')], fp16=[partial(MixedPrecision, 'fp16')])
+    if cuda: modes.update(bf16=[partial(MixedPrecision, 'bf16')], fp16=[partial(MixedPrecision, 'fp16', init_scale=2.**8)])      # the default, 2¹⁶, skips the first steps
     bounds = dict(fp32=1e-3, channels_last=1e-3, bf16=5e-2, fp16=2e-2)
     tf32 = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
