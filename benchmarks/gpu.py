@@ -485,7 +485,6 @@ def check_graph(t, data):
         if graph: learn.add_cb(GraphStep(compile, make=CUDARecording if cuda and graph=='cuda' else None))
         return learn
     if cuda:
-        check_pieces_of_graph(t, dls, bs*uratio)
         for what,graph in (('eager',None),('static, not recorded','static')):
             dls.pool.n_steps = 6
             learn = learner(graph=graph)
@@ -517,6 +516,7 @@ def check_graph(t, data):
             t.row(f'{name}, library, {what}', 'FAILED', '', f'{type(e).__name__}: {str(e)[:400]}')
             t.failed[f'graph: {what}'] = traceback.format_exc()
         if cuda: torch.cuda.empty_cache()
+    if cuda: check_pieces_of_graph(t, dls, bs*uratio)
 
 # ------ (b) views, EMA, loaders
 

@@ -9,7 +9,7 @@ from fastssl.static import step_number
 from fastssl.training.graph import CUDARecording, GraphStep, check_recordable
 
 _aten = torch.ops.aten
-forbidden = {_aten._local_scalar_dense, _aten.nonzero, _aten.masked_select, _aten._unique2, _aten.equal, _aten.is_nonzero}
+forbidden = {_aten._local_scalar_dense, _aten.lift_fresh, _aten.nonzero, _aten.masked_select, _aten._unique2, _aten.equal, _aten.is_nonzero}
 
 class Tape(TorchDispatchMode):
     "Records operators on the CPU as a CUDA graph records kernels: a replay runs them on the same memory, and no Python"
@@ -19,7 +19,7 @@ class Tape(TorchDispatchMode):
         self.ops = []
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        assert func.overloadpacket not in forbidden, f'{func} waits for the device'
+        assert func.overloadpacket not in forbidden, f'{func} waits for the device, or copies a constant to it'
         out = func(*args, **kwargs)
         returns_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
         if not returns_view: self.ops.append((func, args, kwargs, out))
@@ -174,3 +174,40 @@ def test_static_randaugment_is_the_same(n):
     with StaticStep('cpu').recording(): got = draw()
     if n%14: assert torch.equal(want, got)
     else: assert got.shape==want.shape and got.dtype==want.dtype
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def on_gpu(name, graph, cbs=(), n=2, **kw):
+    "Batches of 14 and 28, so that RandAugment draws nothing on the CPU"
+    learn = learner([METHODS[name](), *(c() for c in cbs)], mk_dls(bs=14, uratio=2, n_steps=8, device=torch.device('cuda')), opt_func=partial(SGD, mom=.9), **kw)
+    if graph: learn.to_graph()
+    set_seed(3)
+    with quiet(learn): learn.fit_one_cycle(n, 1e-2)
+    return learn
+def losses_of(learn): return {k:v for k,v in learn.recorder.ssl.items() if k.endswith('loss')}
+@gpu
+@pytest.mark.parametrize('name', recordable)
+def test_gpu_graph_is_equal_to_eager(name):
+    want,got = on_gpu(name, False),on_gpu(name, True)
+    for k,v in losses_of(want).items(): close(torch.tensor(losses_of(got)[k]), torch.tensor(v), 5e-3)
+    close(weights(got.model), weights(want.model), 5e-3)
+    close(torch.stack(got.recorder.losses), torch.stack(want.recorder.losses), 5e-3)
+@gpu
+@pytest.mark.parametrize('cbs', [[EMACallback], [partial(MixedPrecision, 'bf16')], [GradientClip], [ChannelsLast, partial(MixedPrecision, 'bf16'), EMACallback]])
+def test_gpu_graph_with_callbacks(cbs):
+    eps = 5e-3 if cbs[-1] in (EMACallback,GradientClip) and len(cbs)==1 else 5e-2
+    want,got = on_gpu('fixmatch', False, cbs),on_gpu('fixmatch', True, cbs)
+    for k,v in losses_of(want).items(): close(torch.tensor(losses_of(got)[k]), torch.tensor(v), eps)
+@gpu
+def test_gpu_graph_does_not_wait():
+    "Between two reads of losses, nothing in a replayed step waits for the device"
+    class Strict(Callback):
+        order = -100
+        def after_batch(self):
+            if self.training: torch.cuda.set_sync_debug_mode('error' if 8<=self.iter<30 else 'default')
+    learn = learner([METHODS['fixmatch']()], mk_dls(bs=14, uratio=2, n_steps=34, device=torch.device('cuda'))).to_graph()
+    try: fit(learn, cbs=Strict())
+    finally: torch.cuda.set_sync_debug_mode('default')
+@gpu
+def test_gpu_refuses_views_that_draw_on_the_cpu():
+    learn = learner([METHODS['fixmatch']()], mk_dls(bs=14, uratio=2, device=torch.device('cuda'), strong=lambda x: x+.1*torch.randn(1).to(x.device))).to_graph()
+    with pytest.raises(ValueError, match='draws random numbers on the CPU'): fit(learn)

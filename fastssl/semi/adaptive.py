@@ -135,6 +135,7 @@ def fairness_loss(
 @register_method('… with a threshold that adapts')
 class FreeMatchCallback(FixMatchCallback):
     "FixMatch with a self-adaptive threshold and a fairness loss ([FreeMatch](https://arxiv.org/abs/2205.07246))"
+    recordable = True
     paper = dict(weight=1.)
     @delegates(FixMatchCallback.__init__, but='threshold')
     def __init__(self,
@@ -152,6 +153,7 @@ class FreeMatchCallback(FixMatchCallback):
 @register_method('… with a threshold that adapts')
 class SoftMatchCallback(FixMatchCallback):
     "FixMatch with smooth weights, from confidences after uniform alignment ([SoftMatch](https://arxiv.org/abs/2301.10921))"
+    recordable = True
     paper = dict(weight=1.)
     aligned_target = False
     @delegates(FixMatchCallback.__init__, but='threshold,align')
@@ -167,6 +169,7 @@ class SoftMatchCallback(FixMatchCallback):
 @register_method('… with a threshold that adapts')
 class AdaMatchCallback(FixMatchCallback):
     "FixMatch with threshold and alignment relative to predictions on labeled rows ([AdaMatch](https://arxiv.org/abs/2106.04732))"
+    recordable = True
     paper = dict(weight=1.)
     def _as_published(self):
         super()._as_published()

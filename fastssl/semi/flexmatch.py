@@ -110,6 +110,7 @@ class DynamicThreshold(Threshold):
 @register_method('… with a threshold that adapts')
 class FlexMatchCallback(FixMatchCallback):
     "FixMatch with a threshold per class that follows how well the class is learned ([FlexMatch](https://arxiv.org/abs/2110.08263))"
+    recordable = True
     paper = dict(weight=1.)
     @delegates(FixMatchCallback.__init__)
     def __init__(self,

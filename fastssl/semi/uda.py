@@ -41,6 +41,7 @@ def tsa_loss(
 @register_method('confident predictions become labels')
 class UDACallback(ConsistencyCallback):
     "KL divergence of the strong view from confident, sharpened predictions on the weak view ([UDA](https://arxiv.org/abs/1904.12848))"
+    recordable = True
     paper = dict(threshold=.8)
     mean_over_kept = True
     @delegates(ConsistencyCallback.__init__)

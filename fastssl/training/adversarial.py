@@ -20,7 +20,6 @@ class AdversarialCallback(SSLCallback):
     through_weak = True
     forward = 'joint'       # both sides share the batch statistics, as published
     at_work = True      # is the adversary active? If not, the coefficient is 0
-    recordable = False  # its coefficient is a number of the layer
     @property
     def logs(self): return *L(super().logs),'coeff'
     def warm_up(self,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_recordable', 'check_recordable', 'CUDARecording', 'GraphStep']
 
-# %% ../../nbs/34_training.graph.ipynb #ce4654af
+# %% ../../nbs/34_training.graph.ipynb #3813f7d7
 from contextlib import ExitStack
 from fastai.vision.all import *
 from fastai.callback.all import *
@@ -16,7 +16,7 @@ from .foreach import check_foreach, foreach_step
 from .pretrained import SlowBody
 from .step import SSLCallback, SSLStep
 
-# %% ../../nbs/34_training.graph.ipynb #a5cd1784
+# %% ../../nbs/34_training.graph.ipynb #754d7c99
 _inner_events = ('after_pred','after_loss','before_backward','after_cancel_backward','after_backward','before_step','after_cancel_step','after_step',
                  'after_cancel_batch')
 _recordable = (MixedPrecision, GradientClip, CastToTensor)      # of fastai
@@ -59,7 +59,7 @@ def check_recordable(
     except ValueError as e: raise ValueError(f'to_graph: {e}') from None
     if learn.ssl_step.distributed: raise ValueError('to_graph: several processes exchange gradients, which is not recorded: use learn.to_eager()')
 
-# %% ../../nbs/34_training.graph.ipynb #6d03fe53
+# %% ../../nbs/34_training.graph.ipynb #2ddedc36
 class CUDARecording:
     "A recording of kernels, in a CUDA graph"
     n_warm = 3          # steps before the one that is recorded: they choose kernels and make buffers
@@ -75,7 +75,7 @@ class CUDARecording:
         with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode='thread_local'): f()
     def replay(self): self.graph.replay()
 
-# %% ../../nbs/34_training.graph.ipynb #888e71b4
+# %% ../../nbs/34_training.graph.ipynb #002c13d0
 class _LateLoss(AvgSmoothLoss):
     "fastai's smooth loss, computed on the device; `value` is the last one that has arrived"
     def __init__(self, smooth, device):
@@ -106,13 +106,13 @@ class _LateLoss(AvgSmoothLoss):
         recorder.smooth_loss = smooth
         if self.every: recorder.losses[-len(self.every):] = list(torch.stack(self.every).cpu())
 
-# %% ../../nbs/34_training.graph.ipynb #dac1b85a
+# %% ../../nbs/34_training.graph.ipynb #cd2e6ce4
 def _host_generators(device):
     "States of the generators that a recording on `device` cannot replay"
     states = random.getstate(),np.random.get_state()[1].tobytes()
     return states if device.type=='cpu' else (*states, torch.get_rng_state().numpy().tobytes())
 
-# %% ../../nbs/34_training.graph.ipynb #b1fdd5ac
+# %% ../../nbs/34_training.graph.ipynb #8207960d
 @contextmanager
 def _replaced(obj, **attributes):
     "Context in which `obj` has other attributes of its own"
@@ -168,12 +168,16 @@ class GraphStep(AttachedCallback):
         if self.static is None:
             self.static = StaticStep(self.dls.device)
             self.recording = self.make and self.make()
-        own = vars(self.model).get('_compiled_call_impl')
-        if self.compile and self.compiled is None and own is None: self.compiled = torch.compile(self.model._call_impl, dynamic=False)
+        self._compile()
         if hasattr(self.learn, 'recorder'): self.recorder.smooth_loss = _LateLoss(self.recorder.smooth_loss, self.dls.device)
         self.labeled_tfms,self.loader.after_batch = self.loader.after_batch,Pipeline()
         self.on_end,self.loader.on_end = self.loader.on_end,self._on_end
         self.learn.one_batch = self.one_batch
+    def _compile(self):
+        "Compile the model's call, unless it is compiled"
+        net = self.model
+        if not self.compile or vars(net).get('_compiled_call_impl') is not None: self.compiled = None
+        elif self.compiled is None or self.compiled[0] is not net: self.compiled = net,torch.compile(net._call_impl, dynamic=False)
     def _made_of(self):
         "What a recording depends on, apart from the shapes of a batch"
         step,state = self.ssl_step,getattr(self.opt, 'state', {})
@@ -242,7 +246,7 @@ class GraphStep(AttachedCallback):
             for p in had_grad:
                 if p.grad is None: p.grad = torch.zeros_like(p)         # as fastai leaves them
             foreach_step(opt)
-        compiled = {} if self.compiled is None else dict(_compiled_call_impl=self.compiled)
+        compiled = {} if self.compiled is None else dict(_compiled_call_impl=self.compiled[1])       # not in validation, which has other shapes
         with ExitStack() as stack:
             for o in (self.static.recording(), _replaced(learn, cbs=self.inside), _replaced(opt, step=opt_step, zero_grad=noop),
                       _replaced(self.model, **compiled)): stack.enter_context(o)
@@ -252,7 +256,7 @@ class GraphStep(AttachedCallback):
             step_result(self._set_loss, learn.loss)
     def _set_loss(self, loss): self.learn.loss = loss
 
-# %% ../../nbs/34_training.graph.ipynb #4b7a07a0
+# %% ../../nbs/34_training.graph.ipynb #323e968b
 @patch
 def to_graph(self:Learner,
     compile:bool=False # Compile the model's training passes with `torch.compile` too? The first steps take a minute

@@ -35,6 +35,9 @@ class Part(nn.Module):
     set_up_for = None       # (number of classes, pool) of the last `setup`
     decay = None            # decay of running means; None: derived from the length of the run
     recordable = False      # can `learn.to_graph` record it? See `SSLCallback.recordable`
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.recordable = vars(cls).get('recordable', False)
     def decay_at(self,
         b:SSLBatch # Batch of the step
     )->float:
@@ -70,7 +73,7 @@ class SSLCallback(AttachedCallback):
     replaces = ()           # rows that `before_forward` replaces, as 'u.weak' or 'l.weak': no other method may read them
     classes = False         # must labels be classes, one per row?
     logs = ()               # names given to `log` that get a column in the table, the mean over an epoch
-    recordable = False      # can `learn.to_graph` record its part of a step, once for all steps? Not if it reads a value or draws on the CPU
+    recordable = False      # can `learn.to_graph` record its part of a step, once for all steps? Each class says it for itself
     n_classes = None        # number of outputs, if `ssl_learner` was given another one than the number of classes in the data
     set_up_for = None       # (number of outputs, pool, model) of the last `setup`
     made_by_setup = ()      # attributes that `setup` made
@@ -195,6 +198,7 @@ class SSLCallback(AttachedCallback):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        cls.recordable = vars(cls).get('recordable', False)         # each class says it for itself
         w = vars(cls).get('weight')
         if isinstance(w, FunctionType) and len(signature(w).parameters)==1: cls.weight = staticmethod(w)   # a function of progress, not a method
 
@@ -519,6 +523,7 @@ class SSLStep(AttachedCallback):
 class SupStrongCallback(SSLCallback):
     "Adds the supervised loss on the strong view of the labeled rows"
     views,labeled_views = (),('strong',)
+    recordable = True
     def __init__(self,
         weight=1. # Loss weight: a number, or a function of the share of training done
     ): self.weight = weight
