@@ -3,9 +3,10 @@
 `python benchmarks/gpu.py --data cifar10_train.npz --out gpu.json` prints one table and writes the same as JSON after each part. It needs no
 network: the archive holds JPEG files as `jpeg`, `offset`, `label`, `classes`; without one, random images and the digits take its place.
 Parts, chosen by `--only`: `cells` (every `#| cuda` cell and every test that needs a GPU), `precision` (fp16, bf16 and channels_last against
-float32 on the CPU), `step` (FixMatch with 64+448+448 rows on WRN-28-2), `pieces` (views, EMA, loaders), `learns` (a short FixMatch run
+float32 on the CPU), `step` (FixMatch with 64+448+448 rows on WRN-28-2), `graph` (the same recorded by
+`to_graph`, and what runs in it), `pieces` (views, EMA, loaders), `learns` (a short FixMatch run
 against labels alone), `speedrun`. A part that fails is named in the table, and the others still run. `--smoke` runs it all on the CPU, small."""
-import argparse, json, os, subprocess, sys, tempfile, time, traceback, warnings
+import argparse, json, os, subprocess, sys, tempfile, time, traceback, types, warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
 os.environ.setdefault('MPLBACKEND', 'agg')
@@ -24,7 +25,7 @@ class Table:
     "Rows of the report: printed at once, and written to `path` after each part"
     def __init__(self, path, minutes, smoke):
         store_attr()
-        self.start,self.rows,self.failed = time.time(),[],{}
+        self.start,self.rows,self.failed,self.profiles = time.time(),[],{},{}
         card = torch.cuda.get_device_name() if cuda else 'CPU'
         self.about = dict(card=card, torch=torch.__version__, smoke=smoke, cpus=os.cpu_count())
         print(f'{card}, torch {torch.__version__}{", smoke" if smoke else ""}', flush=True)
@@ -48,7 +49,7 @@ class Table:
         self.write()
     def write(self):
         if self.path is None: return
-        out = dict(**self.about, seconds=round(time.time()-self.start, 1), rows=self.rows, failed=self.failed)
+        out = dict(**self.about, seconds=round(time.time()-self.start, 1), rows=self.rows, failed=self.failed, profiles=self.profiles)
         with write_atomic(self.path) as tmp: tmp.write_text(json.dumps(out, indent=1))
 
 def wait():
@@ -76,21 +77,25 @@ def cells_of(path):
 
 def run_notebook(path):
     "Run the cells of a notebook, those for a GPU where there is one: (passed and all of those, other cells that failed)"
-    here,names = os.getcwd(),dict(__name__='__main__', display=print)
+    here,own_main = os.getcwd(),sys.modules['__main__']
+    module = types.ModuleType('__main__')                           # where pickle finds the classes of cells
+    module.display = print
     os.chdir(Path(path).resolve().parent)
     passed,n,others = 0,0,[]
     for source,needs_gpu in cells_of(Path(path).name):
         n += needs_gpu
         if needs_gpu and not cuda: continue
         source = '\n'.join(line for line in source.splitlines() if not line.startswith(('%','!')))
+        sys.modules['__main__'] = module                            # again for each cell: IPython may put its own there
         try:
-            with redirect_stdout(io.StringIO()): exec(compile(source, path, 'exec'), names)
+            with redirect_stdout(io.StringIO()): exec(compile(source, path, 'exec'), vars(module))
             passed += needs_gpu
         except Exception as e:
             others.append(f'{type(e).__name__}: {str(e)[:150]} in {source.splitlines()[-1][:80]}')
         finally:
             if cuda: torch.cuda.set_sync_debug_mode('default')
     os.chdir(here)
+    sys.modules['__main__'] = own_main
     return passed,n,others
 
 def gpu_notebooks(): return [p for p in sorted((root/'nbs').glob('**/*.ipynb')) if any(needs for _,needs in cells_of(p))]
@@ -134,13 +139,18 @@ class ChannelsLastModel(Callback):
     "The model in channels_last"
     def before_fit(self): self.learn.model.to(memory_format=torch.channels_last)
 
+def without_dropout(model):
+    for m in model.modules():
+        if isinstance(m, (nn.Dropout, L2PreservedDropout)): m.p = 0.
+
 def recorded(make, device, cbs=()):
-    "What three steps of a method record"
+    "What three steps of a method record; nothing is drawn on the device, and an update is proportional to the gradient, whose sign may be rounded"
     dls = fixed_views(device)
     set_seed(1)
     dls.train.rng = random.Random(1)
-    learn = ssl_learner(dls, tiny_cnn(nf=8), cbs=[make(), *cbs])
-    with quiet(learn): learn.fit(1, 1e-3)
+    learn = ssl_learner(dls, tiny_cnn(nf=8), cbs=[make(), *cbs], opt_func=partial(SGD, mom=.9))
+    without_dropout(learn.model)
+    with quiet(learn): learn.fit(1, 1e-2)
     return {k:torch.tensor([float(o) for o in v]) for k,v in learn.recorder.ssl.items()}
 
 def check_precision(t):
@@ -149,7 +159,7 @@ def check_precision(t):
     makers = {n:m for n,m in ssl_methods().items() if n not in draws}
     if t.smoke: makers = {n:makers[n] for n in ('fixmatch','freematch')}
     modes = dict(fp32=[], channels_last=[ChannelsLastModel])
-    if cuda: modes.update(bf16=[partial(MixedPrecision, 'bf16')], fp16=[partial(MixedPrecision, 'fp16')])
+    if cuda: modes.update(bf16=[partial(MixedPrecision, 'bf16')], fp16=[partial(MixedPrecision, 'fp16', init_scale=2.**8)])      # the default, 2¹⁶, skips the first steps
     bounds = dict(fp32=1e-3, channels_last=1e-3, bf16=5e-2, fp16=2e-2)
     tf32 = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
@@ -349,6 +359,165 @@ def check_step(t, data):
             dls.pool.n_steps = n
             for k in long: t.row(f'fastssl, float32: {k} per step', (long[k]-short[k])/4)
 
+# ------ (b) the recorded step
+
+def try_capture(f, n=20):
+    "Milliseconds of a replay of `f` in a CUDA graph of its own, or its error"
+    graph,side = torch.cuda.CUDAGraph(),torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3): f()
+    torch.cuda.current_stream().wait_stream(side)
+    with torch.cuda.graph(graph): f()
+    return milliseconds(graph.replay, n)
+
+def check_pieces_of_graph(t, dls, n):
+    "Which parts of a step can be captured, and what do they take then?"
+    raw,x = (dls.pool.tensors[0][:n],),dls.pool.tensors[0][:n].as_subclass(Tensor)
+    augment,views = BatchRandAugment(2),dls.view_maker
+    def static(f):
+        def _f():
+            with StaticStep(device).recording(): return f()
+        return _f
+    pieces = dict(randperm=lambda: torch.randperm(n, device=device), argsort=lambda: torch.rand(n, device=device).argsort(),
+                  RandomCropFlip=lambda: RandomCropFlip().augment(x), RandAugment=static(lambda: augment.augment(x)),
+                  RandAugment_uneven=static(lambda: augment.augment(x[:-3])), Cutout=lambda: Cutout().augment(x),
+                  weak=static(lambda: views('weak', raw)), strong=static(lambda: views('strong', raw)))
+    for name,f in pieces.items():
+        f()
+        try: t.row(f'{n} images, {name} in a graph', try_capture(f), 'ms')
+        except Exception as e: t.row(f'{n} images, {name} in a graph', 'FAILED', '', f'{type(e).__name__}: {str(e)[:200]}')
+
+class Watch(Callback):
+    "Time of steady steps, and what the profiler sees in three of them"
+    order,run_valid = math.inf,False
+    def __init__(self, start, n, profile=False): store_attr(but='profile'); self.with_profile = profile
+    def before_train(self):
+        self.i,self.prof,self.host = 0,None,0.
+        self.begin = time.perf_counter()
+    def after_batch(self):
+        self.i += 1
+        if self.i==self.start:
+            wait()
+            self.first = time.perf_counter()-self.begin
+            self.t = time.perf_counter()
+        if self.i==self.start+self.n:
+            self.host = 1e3*(time.perf_counter()-self.t)/self.n
+            wait()
+            self.ms = 1e3*(time.perf_counter()-self.t)/self.n
+            graph = getattr(getattr(self.learn, 'graph_step', None), 'recording', None)
+            self.replay = milliseconds(graph.replay, 20) if graph else None
+            if self.with_profile: self.prof = profiler()
+            if self.prof: self.prof.__enter__()
+        if self.prof and self.i==self.start+self.n+3:
+            wait()
+            self.prof.__exit__(None, None, None)
+            self.seen = kernels(self.prof, 3)
+            self.prof = None
+
+def profiler():
+    from torch.profiler import profile, ProfilerActivity
+    return profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])])
+
+def kernels(prof, steps):
+    "Per step: kernels, time in which they ran, and the ten that took longest as (ms, times, name); operators in place of kernels on the CPU"
+    from torch.autograd import DeviceType
+    per = Counter(),Counter()
+    for e in prof.events():
+        if (e.device_type==DeviceType.CUDA)!=cuda or (not cuda and not e.name.startswith('aten::')): continue
+        per[0][e.name] += e.device_time if cuda else e.self_cpu_time_total
+        per[1][e.name] += 1
+    top = [(round(us/1e3/steps, 3), round(per[1][name]/steps, 1), name[:110]) for name,us in per[0].most_common(14)]
+    return dict(kernels=round(sum(per[1].values())/steps), busy_ms=round(sum(per[0].values())/1e3/steps, 3), top=top)
+
+def report_kernels(t, what, seen):
+    t.row(f'{what}: kernels per step', seen['kernels'], '', f"they run for {seen['busy_ms']} ms")
+    for ms,times,name in seen['top']: t.row(f'{what}: {times:g} ×', ms, 'ms', name)
+
+def waits_of(fit):
+    "Lines of Python where a fit waits for the device, most frequent first"
+    torch.cuda.set_sync_debug_mode('warn')
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter('always')
+            fit()
+    finally: torch.cuda.set_sync_debug_mode('default')
+    where = Counter(f'{Path(w.filename).name}:{w.lineno}' for w in seen if 'synchroniz' in str(w.message))
+    return where.most_common(12)
+
+def check_equal(t):
+    "Largest difference between recorded and eager steps, for every method that can be recorded"
+    names = ('fixmatch','freematch','flexmatch','softmatch','adamatch','uda','pseudolabel','meanteacher','pimodel','selfensemble','mcc','defixmatch')
+    methods = {k:v for k,v in ssl_methods().items() if k in names[:2 if t.smoke else None]}
+    worst,which,steps = 0.,'',(4 if t.smoke else 8)
+    for name,make in methods.items():
+        def run(graph):
+            set_seed(0)
+            dls = digits_dls(bs=14 if cuda else 10, uratio=2, n_steps=steps, seed=0, device=device)      # on a GPU, 14 ops are drawn on the CPU unless all are as frequent
+            dls.pool.fake_l.generator = torch.Generator()
+            set_seed(1)
+            dls.train.rng = random.Random(1)
+            learn = ssl_learner(dls, tiny_cnn(nf=8), cbs=[make(), EMACallback(.9)], opt_func=partial(SGD, mom=.9))
+            if graph: learn.add_cb(GraphStep(make=CUDARecording if cuda else None))
+            set_seed(2)
+            with quiet(learn): learn.fit_one_cycle(1, 1e-2)
+            return learn
+        try:
+            a,b = run(False),run(True)
+            for k,want in a.recorder.ssl.items():
+                if not k.endswith('loss'): continue
+                x,y = torch.tensor(want).nan_to_num(),torch.tensor(b.recorder.ssl[k]).nan_to_num()
+                diff = float(((x-y).abs()/(x.abs()+.1)).max())
+                if not diff<=worst: worst,which = diff,f'{name}: {k}'
+        except Exception as e: t.row(f'{name}, recorded', 'FAILED', '', f'{type(e).__name__}: {str(e)[:300]}')
+    t.row(f'largest difference of a recorded value, {len(methods)} methods, {steps} steps', worst, '', f'{which}; bound 1e-3'+('' if worst<=1e-3 else ' EXCEEDED'))
+
+def check_graph(t, data):
+    bs,uratio,n = (14,2,3) if t.smoke else (64,7,60)
+    X,y = images(t, 400 if t.smoke else 8000, data)
+    dls = cifar_like(X, y, bs, uratio, n+13, per_class=max(4, bs//10+1))
+    name = f'{bs}+{bs*uratio}+{bs*uratio}'
+    net = wide_resnet(10, 1) if t.smoke else wide_resnet()
+    def learner(forward='separate', graph=None, compile=False):
+        cbs = [MixedPrecision('bf16'), ChannelsLast()] if cuda else []
+        learn = ssl_learner(dls, deepcopy(net), cbs=[FixMatchCallback(.95), EMACallback(.999), *cbs], forward=forward, opt_func=partial(SGD, mom=.9))
+        learn.dls.valid.n = 1
+        if graph: learn.add_cb(GraphStep(compile, make=CUDARecording if cuda and graph=='cuda' else None))
+        return learn
+    if cuda:
+        for what,graph in (('eager',None),('static, not recorded','static')):
+            dls.pool.n_steps = 6
+            learn = learner(graph=graph)
+            def fit():
+                with quiet(learn): learn.fit(1, 1e-3)
+            fit()
+            for where,times in waits_of(fit): t.row(f'{what}: waits for the device at {where} in 6 steps', times)
+        dls.pool.n_steps = n+13
+    check_equal(t)
+    rows = {'eager, separate':{}, 'to_graph, separate':dict(graph='cuda'), 'to_graph, joint':dict(graph='cuda', forward='joint'),
+            'eager, joint':dict(forward='joint'), 'to_graph + compile, joint':dict(graph='cuda', forward='joint', compile=True),
+            'to_graph + compile, separate':dict(graph='cuda', compile=True)}
+    if t.smoke: rows = dict(list(rows.items())[:2])
+    start = time.time()
+    for what,kw in rows.items():
+        if time.time()-start>(15 if t.smoke else 60):
+            t.row(f'{what}: skipped', 0)
+            continue
+        try:
+            if cuda: torch.cuda.reset_peak_memory_stats()
+            learn,watch = learner(**kw),Watch(2 if t.smoke else 10, n-2 if t.smoke else n, profile=what!='eager, joint')
+            with quiet(learn): learn.fit(1, 1e-3, cbs=watch)
+            memory = f', {torch.cuda.max_memory_allocated()/2**20:.0f} MiB' if cuda else ''
+            replay = '' if watch.replay is None else f', a replay alone {watch.replay:.2f} ms'
+            t.row(f'{name}, library, {what}', watch.ms, 'ms', f'Python {watch.host:.2f} ms{replay}, first steps {watch.first:.1f} s{memory}, loss {float(learn.recorder.losses[-1]):.3f}')
+            if watch.with_profile: report_kernels(t, what, watch.seen)
+            t.profiles[what] = watch.seen if watch.with_profile else None
+        except Exception as e:
+            t.row(f'{name}, library, {what}', 'FAILED', '', f'{type(e).__name__}: {str(e)[:400]}')
+            t.failed[f'graph: {what}'] = traceback.format_exc()
+        if cuda: torch.cuda.empty_cache()
+    if cuda: check_pieces_of_graph(t, dls, bs*uratio)
+
 # ------ (b) views, EMA, loaders
 
 def check_pieces(t, data):
@@ -420,7 +589,7 @@ def main():
     p.add_argument('--data', help='archive of CIFAR-10')
     p.add_argument('--out', help='JSON file to write')
     p.add_argument('--minutes', type=float, default=8)
-    p.add_argument('--only', default='cells,precision,step,pieces,learns,speedrun')
+    p.add_argument('--only', default='cells,precision,step,graph,pieces,learns,speedrun')
     p.add_argument('--smoke', action='store_true', help='on the CPU, small')
     p.add_argument('--notebook', help='run the cells of one notebook, and nothing else')
     a = p.parse_args()
@@ -430,7 +599,8 @@ def main():
         print(f'{passed} of {n} cells for a GPU pass, {len(others)} cells fail')
         return int(passed<n or bool(others))
     if a.smoke: torch.set_num_threads(1)
-    parts = dict(cells=check_cells, precision=check_precision, step=partial(check_step, data=a.data), pieces=partial(check_pieces, data=a.data),
+    parts = dict(cells=check_cells, precision=check_precision, step=partial(check_step, data=a.data),
+                 graph=partial(check_graph, data=a.data), pieces=partial(check_pieces, data=a.data),
                  learns=partial(check_learns, data=a.data), speedrun=partial(check_speedrun, data=a.data))
     t = Table(a.out and Path(a.out), a.minutes, a.smoke)
     for part in a.only.split(','):

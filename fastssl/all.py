@@ -10,6 +10,7 @@ from .checks import *
 from .core import *
 from .files import *
 from .schedules import *
+from .static import *
 from .calibration import *
 from .losses.semi import *
 from .losses.adapt import *
@@ -54,6 +55,8 @@ from .training.pretrained import *
 from .training.checkpoint import *
 from .training.run_state import *
 from .training.run_facts import *
+from .training.foreach import *
+from .training.graph import *
 from .training.keep_run import *
 from .training.testing import *
 from .report.pseudo_labels import *

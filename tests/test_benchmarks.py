@@ -16,13 +16,15 @@ def test_gpu_check_on_the_cpu(monkeypatch, tmp_path):
     assert code==0 and not report['failed'], report['failed']
     parts = {}
     for row in report['rows']: parts.setdefault(row['part'], []).append(row)
-    assert set(parts)=={'cells','precision','step','pieces','learns','speedrun'}
+    assert set(parts)=={'cells','precision','step','graph','pieces','learns','speedrun'}
     assert all(len(rows)>1 for rows in parts.values())
     assert all(row['value']>0 for row in parts['step'] if row['unit']=='ms')
     assert sum('largest difference' in row['what'] and 'EXCEEDED' not in row['note'] for row in parts['precision'])==2
     ratio = [row['value'] for row in parts['step'] if row['unit']=='ratio']
     assert len(ratio)==1 and .3<ratio[0]<5
     assert all(0<row['value']<=100 for row in parts['learns'] if row['unit']=='%')
+    assert all('EXCEEDED' not in row['note'] for row in parts['graph'])
+    assert sum(row['unit']=='ms' and 'library' in row['what'] for row in parts['graph'])==2 and report['profiles'].keys()=={'eager, separate','to_graph, separate'}
 
 def test_a_part_that_fails(monkeypatch, tmp_path):
     def fail(t): raise RuntimeError('no such kernel')

@@ -10,6 +10,7 @@ from functools import lru_cache
 from torch import Tensor
 from fastai.vision.all import *
 from ..checks import check_count, check_one_of, check_share
+from ..static import is_static
 
 # %% ../../nbs/20_data.augment.ipynb #bde05c97
 def _gather(x, idx):
@@ -164,6 +165,21 @@ def draw_ops(n, ops, stratified=True, device=None):
     v = torch.cat([u*(hi-lo) + lo for u,(lo,hi) in zip(us, ops.values())])
     return counts, v, torch.randperm(n, device=device)
 
+def draw_slots(n, k, device):
+    """Draw as `draw_ops` does for `k` ops, with static shapes. Each op has as many slots, of which the last may be unused: image of each slot in
+    the new order, slot of each image in that order (n), numbers from 0 to 1 in that order (n), image at each place (n)"""
+    least,more = divmod(n, k)
+    i = torch.arange(n, device=device)
+    if more:
+        counts = torch.full((k,), least, device=device)
+        counts.scatter_add_(0, torch.randperm(k, device=device)[:more], torch.ones_like(counts[:more]))
+        starts = counts.cumsum(0)-counts
+        op = torch.searchsorted(starts+counts, i, right=True)
+        rows = (starts[:,None]+torch.arange(least+1, device=device)).clamp_(max=n-1).flatten()
+        images = op*(least+1)+i-starts[op]
+    else: rows = images = i
+    return rows, images, torch.rand(n, device=device), torch.randperm(n, device=device)
+
 # %% ../../nbs/20_data.augment.ipynb #1f7b4bc0
 class _ImagesTransform(DisplayedTransform):
     "Base class: `augment` on plain n×c×h×w tensors, for training batches and single images"
@@ -204,10 +220,24 @@ class BatchRandAugment(_ImagesTransform):
             raise TypeError(f"BatchRandAugment takes uint8 images of levels 0–255, but got {x.dtype}: put it before IntToFloatTensor")
         idx = torch.arange(len(x), device=x.device)
         for _ in range(self.n):
-            counts,v,order = draw_ops(len(x), self.ops, self.stratified, x.device)
-            x = apply_ops(x.index_select(0, order), v, counts, self.fill)
+            x,order = self._one_op_static(x) if is_static() else self._one_op(x)
             idx = idx[order]
         return x.index_select(0, idx.argsort())
+    def _one_op(self, x):
+        "One op on each image, and the place in `x` of each image of the result"
+        counts,v,order = draw_ops(len(x), self.ops, self.stratified, x.device)
+        return apply_ops(x.index_select(0, order), v, counts, self.fill),order
+    def _one_op_static(self, x):
+        "The same with shapes that do not depend on the draw: an op has room for one image more than it may get"
+        if not self.stratified:
+            raise ValueError('BatchRandAugment(stratified=False) draws the number of images of each op, so a step cannot be recorded: '
+                             'use stratified=True')
+        rows,images,u,order = draw_slots(len(x), len(self.ops), x.device)
+        lo,hi = zip(*self.ops.values())
+        size = len(rows)//len(self.ops)
+        lo,span = (_const(o, x.device, torch.float32).repeat_interleave(size) for o in (lo, tuple(b-a for a,b in zip(lo, hi))))
+        done = apply_ops(x.index_select(0, order[rows]), u[rows]*span+lo, dict.fromkeys(self.ops, size), self.fill)
+        return done.index_select(0, images),order
 
 # %% ../../nbs/20_data.augment.ipynb #d73c57fc
 def _cutout(x, side, cy, cx, fill):

@@ -66,6 +66,10 @@ def _item_name(ds, i):
     item = items[i] if is_listy(items) else None
     return str(item) if isinstance(item, (str,Path)) else f'item {i}'
 
+def _without_waiting(x, device):
+    "`x` on `device`; a GPU copies it when it gets there, and this process goes on"
+    return x.pin_memory().to(device, non_blocking=True) if device.type=='cuda' else x.to(device)
+
 class RowsDL(TfmdDL):
     "A loader of rows by index: of `dataset`, or of `tensors` if it has them"
     tensors = None
@@ -80,7 +84,7 @@ class RowsDL(TfmdDL):
             yield from super().create_batches(samps)
             return
         for i in chunked(samps, self.bs, self.drop_last):
-            i = torch.as_tensor(i, device=self.tensors[0].device)
+            i = _without_waiting(torch.as_tensor(i), self.tensors[0].device)
             yield tuple(t.index_select(0, i) for t in self.tensors)
     def to(self, device):
         super().to(device)

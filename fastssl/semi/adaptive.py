@@ -20,6 +20,7 @@ from ..training.registry import register_method
 # %% ../../nbs/50_semi.adaptive.ipynb #a113e15d
 class SelfAdaptiveThreshold(Threshold):
     "FreeMatch: the running mean confidence, scaled per class by the running mean probability"
+    recordable = True
     def __init__(self,
         decay:float=None # Decay of the running means; None: a tenth of the run is averaged
     ):
@@ -43,6 +44,7 @@ class SelfAdaptiveThreshold(Threshold):
 
 class GaussianWeight(Threshold):
     "SoftMatch: weight 1 above the running mean confidence; below it, a Gaussian with the running variance"
+    recordable = True
     def __init__(self,
         n_sigma:float=2., # Divisor of the standard deviation: larger is stricter
         decay:float=None # Decay of the running mean and variance; None: a tenth of the run is averaged
@@ -68,6 +70,7 @@ class GaussianWeight(Threshold):
 
 class RelativeThreshold(Threshold):
     "AdaMatch: a fraction of the mean confidence on the labeled rows of the step"
+    recordable = True
     def __init__(self,
         threshold:float=.95 # Fraction of the mean confidence, in (0, 1]
     ):
@@ -132,6 +135,7 @@ def fairness_loss(
 @register_method('… with a threshold that adapts')
 class FreeMatchCallback(FixMatchCallback):
     "FixMatch with a self-adaptive threshold and a fairness loss ([FreeMatch](https://arxiv.org/abs/2205.07246))"
+    recordable = True
     paper = dict(weight=1.)
     @delegates(FixMatchCallback.__init__, but='threshold')
     def __init__(self,
@@ -149,6 +153,7 @@ class FreeMatchCallback(FixMatchCallback):
 @register_method('… with a threshold that adapts')
 class SoftMatchCallback(FixMatchCallback):
     "FixMatch with smooth weights, from confidences after uniform alignment ([SoftMatch](https://arxiv.org/abs/2301.10921))"
+    recordable = True
     paper = dict(weight=1.)
     aligned_target = False
     @delegates(FixMatchCallback.__init__, but='threshold,align')
@@ -164,6 +169,7 @@ class SoftMatchCallback(FixMatchCallback):
 @register_method('… with a threshold that adapts')
 class AdaMatchCallback(FixMatchCallback):
     "FixMatch with threshold and alignment relative to predictions on labeled rows ([AdaMatch](https://arxiv.org/abs/2106.04732))"
+    recordable = True
     paper = dict(weight=1.)
     def _as_published(self):
         super()._as_published()

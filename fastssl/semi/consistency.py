@@ -19,6 +19,7 @@ from ..training.step import Part, SSLCallback
 # %% ../../nbs/50_semi.consistency.ipynb #50b8d2a2
 class DistributionAlignment(Part):
     "Scale probabilities so that their running mean matches `target`"
+    recordable = True
     def __init__(self,
         target='uniform', # 'uniform', 'labels' (class frequencies), 'predictions' (mean on labeled rows), or the share of each class
         decay:float=None # Decay of the running means; None: a tenth of the run is averaged
@@ -61,6 +62,7 @@ class DistributionAlignment(Part):
 # %% ../../nbs/50_semi.consistency.ipynb #3d08ba78
 class LogitAdjustment(Part):
     "The model's class bias $\\tau\\log\\hat q$, to subtract from target logits and add to student logits"
+    recordable = True
     def __init__(self,
         tau:float=1., # Strength of the correction
         decay:float=None # Decay of the running mean; None: a tenth of the run is averaged
@@ -86,6 +88,7 @@ class Threshold(Part):
 
 class ShareThreshold(Threshold):
     "Keep the surest share of the rows of each predicted class; it grows over training, up to the model's accuracy on labeled rows"
+    recordable = True
     n_last = 1024                       # predictions to rank a row among
     expected_accuracy = None            # of pseudo-labels at the start, if `ssl_learner` knows it from a probe
     def __init__(self,
@@ -112,8 +115,8 @@ class ShareThreshold(Threshold):
         right = (b.pred.detach().argmax(1)==b.labels).float().mean()
         self.accuracy.lerp_(all_mean(right), 1-self.decay_at(b))
         conf,label = p.max(1)
-        self.confidence = torch.cat([self.confidence, all_rows(conf)])[-self.n_last:]
-        self.label = torch.cat([self.label, all_rows(label)])[-self.n_last:]
+        self.confidence.copy_(torch.cat([self.confidence, all_rows(conf)])[-self.n_last:])
+        self.label.copy_(torch.cat([self.label, all_rows(label)])[-self.n_last:])
         same = self.label[None]==label[:,None]
         surer = same&(self.confidence[None]>conf[:,None])
         self.level = self.share_at(b.pct)
@@ -129,7 +132,7 @@ def _check_object(value, name, example):
 class ConsistencyCallback(SSLCallback):
     "Pull the student view's predictions toward targets from the target view; most methods are one choice of these arguments"
     target_view,student_view = 'weak','strong'
-    classes = True
+    classes = recordable = True
     paper = {}                 # published settings: attribute → value
     mean_over_kept = False     # divide by the sum of the weights instead of the number of rows?
     aligned_target = True      # do aligned probabilities give the target, or only the weights?

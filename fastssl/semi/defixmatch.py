@@ -17,6 +17,7 @@ from ..training.registry import register_method
 @register_method('confident predictions become labels')
 class DeFixMatchCallback(FixMatchCallback):
     "FixMatch minus the same loss on labeled rows; both labeled views are supervised ([DeFixMatch](https://arxiv.org/abs/2203.07512))"
+    recordable = True
     labeled_views = 'strong',
     def __init__(self,
         mode:str='defixmatch', # 'defixmatch', 'fixmatch', 'fixmatch_original' or 'complete_case'

@@ -14,6 +14,7 @@ from ..training.registry import register_method
 @register_method('confident predictions become labels')
 class FixMatchCallback(ConsistencyCallback):
     "Cross-entropy of the strong view against confident predictions of the weak view ([FixMatch](https://arxiv.org/abs/2001.07685))"
+    recordable = True
     paper = dict(threshold=.95, weight=1.)
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,

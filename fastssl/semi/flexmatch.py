@@ -85,6 +85,7 @@ class DynamicThresholdingModule(Module):
 # %% ../../nbs/50_semi.flexmatch.ipynb #e16ba061
 class DynamicThreshold(Threshold):
     "FlexMatch's threshold per class, for any method with a threshold"
+    recordable = True
     def __init__(self,
         threshold:float=.95, # Threshold τ of a class that is fully learned, in (0, 1]
         warmup:bool=True, # Does the number of rows never selected take part in the maximum? Then thresholds rise slowly
@@ -109,6 +110,7 @@ class DynamicThreshold(Threshold):
 @register_method('… with a threshold that adapts')
 class FlexMatchCallback(FixMatchCallback):
     "FixMatch with a threshold per class that follows how well the class is learned ([FlexMatch](https://arxiv.org/abs/2110.08263))"
+    recordable = True
     paper = dict(weight=1.)
     @delegates(FixMatchCallback.__init__)
     def __init__(self,

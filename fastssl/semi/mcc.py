@@ -18,7 +18,8 @@ from ..training.registry import register_method
 @register_method('with any other method')
 class MCCCallback(SSLCallback):
     "Minimum class confusion on the weak view of the pool, alone or with any other method ([MCC](https://arxiv.org/abs/1912.03699))"
-    views,classes = ('weak',),True
+    views = 'weak',
+    classes = recordable = True
     def __init__(self,
         temperature:float=2.5, # Divisor of the logits
         weight=1. # Loss weight: a number, or a function of the share of training done

@@ -21,6 +21,7 @@ from ..training.registry import register_method
 @register_method('two predictions agree')
 class PiModelCallback(ConsistencyCallback):
     "Squared difference between the predictions on two weak views, both of which learn ([Π model](https://arxiv.org/abs/1610.02242))"
+    recordable = True
     target_view,student_view = 'weak2','weak'
     @delegates(ConsistencyCallback.__init__)
     def __init__(self,
@@ -35,6 +36,7 @@ class PiModelCallback(ConsistencyCallback):
 @register_method('two predictions agree')
 class MeanTeacherCallback(ConsistencyCallback):
     "Squared difference from the prediction of an averaged teacher on a weak view ([Mean Teacher](https://arxiv.org/abs/1703.01780))"
+    recordable = True
     target_view = 'weak2'
     paper = dict(student_view='weak')
     @delegates(ConsistencyCallback.__init__)
@@ -57,6 +59,7 @@ class MeanTeacherCallback(ConsistencyCallback):
 @register_method('two predictions agree')
 class SelfEnsembleCallback(MeanTeacherCallback):
     "Mean Teacher on rows with a confident teacher, with a class balance loss ([self-ensembling](https://arxiv.org/abs/1706.05208))"
+    recordable = True
     @delegates(MeanTeacherCallback.__init__)
     def __init__(self,
         threshold=.8, # Least confidence of the teacher, in (0, 1], or a `Threshold`

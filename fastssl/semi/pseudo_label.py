@@ -15,6 +15,7 @@ from ..training.registry import register_method
 @register_method('confident predictions become labels')
 class PseudoLabelCallback(ConsistencyCallback):
     "Cross-entropy of the weak view against its own confident predictions (Pseudo-Label, Lee, 2013)"
+    recordable = True
     student_view = 'weak'
     paper = dict(threshold=.95, weight=1.)
     @delegates(ConsistencyCallback.__init__)

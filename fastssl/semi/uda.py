@@ -17,10 +17,12 @@ from ..training.distributed import all_mean
 from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.uda.ipynb #12b45b9c
+def _exp(x): return x.exp() if isinstance(x, Tensor) else math.exp(x)
+def _log(x): return x.log() if isinstance(x, Tensor) else math.log(x)
 tsa_schedules = dict(
     linear=lambda pct: pct,
-    exp=lambda pct: math.exp(5*(pct-1)),
-    log=lambda pct: 1-math.exp(-5*pct))
+    exp=lambda pct: _exp(5*(pct-1)),
+    log=lambda pct: 1-_exp(-5*pct))
 
 def tsa_loss(
     logits:Tensor, # Logits of labeled rows `(N, C)`
@@ -33,12 +35,13 @@ def tsa_loss(
     C = logits.shape[1]
     most = tsa_schedules[schedule](pct)*(1-1/C)+1/C
     labels = y.flatten().long().as_subclass(Tensor)
-    keep = F.cross_entropy(logits.detach(), labels, reduction='none')>=-math.log(most)
+    keep = F.cross_entropy(logits.detach(), labels, reduction='none')>=-_log(most)
     return weighted_mean(*row_losses(loss_func, logits, y), keep.to(logits.dtype), all_mean)
 
 @register_method('confident predictions become labels')
 class UDACallback(ConsistencyCallback):
     "KL divergence of the strong view from confident, sharpened predictions on the weak view ([UDA](https://arxiv.org/abs/1904.12848))"
+    recordable = True
     paper = dict(threshold=.8, weight=1.)
     mean_over_kept = True
     @delegates(ConsistencyCallback.__init__)

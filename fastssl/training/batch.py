@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from fastai.vision.all import *
 from fastai.callback.hook import Hooks
 from ..core import plain_float32
+from ..static import step_number
 from ..losses.rows import row_losses, soft_label_loss
 from .distributed import unwrap
 
@@ -122,7 +123,7 @@ class SSLBatch:
     @property
     def labels(self)->Tensor: return self.y.flatten().long()      # in tables they are a column of small integers
     @property
-    def pct(self)->float: return self.step.pct
+    def pct(self)->float: return step_number(partial(getattr, self.step, 'pct'))     # a tensor in a step that is recorded
     @property
     def n_steps(self)->int: return self.step.n_steps      # steps of the whole fit
     @property

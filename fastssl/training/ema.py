@@ -9,6 +9,7 @@ __all__ = ['EmaTeacher', 'ema_decay', 'copy_model', 'EMATeacher', 'in_fit', 'EMA
 from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 from ..schedules import averaging_decay
+from ..static import is_static, step_number
 from .callback import AttachedCallback
 from .distributed import unwrap
 from ..checks import check_one_of
@@ -89,14 +90,27 @@ class EMATeacher(nn.Module):
         if model is not None and model is not self.student: self._follow(model)
         if self.student is None: raise ValueError('the teacher was unpickled without its student: call update(model)')
         if self._keys()!=self.keys: self._follow(self.student)
-        a = ema_decay(self.n, self.alpha, self.warmup)
-        self.n += 1
-        if self.weights[0]: torch._foreach_lerp_(*self.weights, 1-a)
-        for momentum,(ts,ss) in self.stats.items():
-            average = self.buffer_mode=='lerp' or (self.buffer_mode=='auto' and momentum>1-a)
-            if average: torch._foreach_lerp_(ts, ss, 1-a)
-            else: torch._foreach_copy_(ts, ss)
+        self._move(*self.weights, step_number(self._next_decay))
+        for momentum,(ts,ss) in self.stats.items(): self._move(ts, ss, step_number(partial(self._stats_decay, momentum)))
         for t,s in zip(*self.rest): t.copy_(s)
+    def _next_decay(self):
+        "Decay of this update, which is counted"
+        self.decay_now = ema_decay(self.n, self.alpha, self.warmup)
+        self.n += 1
+        return self.decay_now
+    def _stats_decay(self, momentum):
+        average = self.buffer_mode=='lerp' or (self.buffer_mode=='auto' and momentum>1-self.decay_now)
+        return self.decay_now if average else 0.
+    @staticmethod
+    def _move(ts, ss, decay):
+        "Move the tensors `ts` towards `ss`"
+        if not ts: return
+        if is_static():                                  # the decay is a tensor
+            difference = torch._foreach_sub(ts, ss)
+            torch._foreach_mul_(difference, decay)
+            torch._foreach_copy_(ts, torch._foreach_add(ss, difference))
+        elif decay: torch._foreach_lerp_(ts, ss, 1-decay)
+        else: torch._foreach_copy_(ts, ss)
 
     def match_modes(self):
         "Put each module into the mode of the student's: a frozen batch norm is frozen here too"
@@ -138,7 +152,7 @@ class EMACallback(AttachedCallback):
     "Validate with the exponential moving average of the weights and leave it in `learn.model` after fit"
     order,run_valid = SaveModelCallback.order-1,False
     teacher = raw = None
-    stepping = False
+    stepping,recordable = False,True
     _stateattrs = ('teacher','raw')
     def __init__(self,
         decay:float=None, # Averages about 1/(1−decay) steps; None: a tenth of the run (.999 for 10,000 steps and more)

@@ -9,6 +9,7 @@ __all__ = ['effective_number', 'percent', 'PoolReport']
 import time
 from fastai.basics import *
 from ..core import class_share
+from ..static import is_static, step_result
 from .callback import AttachedCallback
 from .ema import in_fit
 
@@ -30,7 +31,7 @@ class PoolReport(AttachedCallback):
     least_steps = 30                                # shorter fits are tries
     few_steps = 200                                 # fewer seldom pay
     lr_find_seconds = 120                           # then `lr_find` shows what it has
-    deadline = None
+    deadline,recordable = None,True
     def __init__(self,
         auto:bool=False # Added by a method, and removed with the last one?
     ): self.auto,self.messages,self.on = auto,[],False
@@ -66,7 +67,7 @@ class PoolReport(AttachedCallback):
     def _classes(y): return isinstance(y, Tensor) and not y.is_floating_point() and y.numel()==len(y)
     def after_loss(self):
         "Sums over the last fifth of the fit, on the device"
-        if not self.on or self.pct_train<.8: return
+        if not self.on or not (self._is_late() or is_static()): return
         b = self.ssl_step.b
         logits = vars(b.u).get('weak')
         if logits is None or logits.ndim!=2 or logits.shape[1]<2 or not self._classes(b.y): return
@@ -75,11 +76,18 @@ class PoolReport(AttachedCallback):
             conf,label = logits.softmax(1).max(1)
             strong = vars(b.u).get('strong')
             agreed = torch.full_like(conf[0], torch.nan) if strong is None else (strong.argmax(1)==label).float().mean()
-            self.n_seen += 1
-            self.predicted = self._sum(self.predicted, class_share(label, n_out))
-            self.labeled = self._sum(self.labeled, class_share(b.labels.clamp(0, n_out-1), n_out))
-            self.agreed = self._sum(self.agreed, agreed)
-            self.surest = conf.max() if self.surest is None else torch.maximum(self.surest, conf.max())
+            shares = class_share(label, n_out),class_share(b.labels.clamp(0, n_out-1), n_out)
+            step_result(self._add, torch.cat([*shares, agreed[None], conf.max()[None]]))
+    def _is_late(self): return self.pct_train>=.8
+    def _add(self, step):
+        "Add what one step saw: the shares of predictions and of labels, the agreement of views, the highest confidence"
+        if not self._is_late(): return
+        predicted,labeled = step[:-2].chunk(2)
+        self.n_seen += 1
+        self.predicted = self._sum(self.predicted, predicted)
+        self.labeled = self._sum(self.labeled, labeled)
+        self.agreed = self._sum(self.agreed, step[-2])
+        self.surest = step[-1] if self.surest is None else torch.maximum(self.surest, step[-1])
     @staticmethod
     def _sum(total, now): return now if total is None else total+now
 

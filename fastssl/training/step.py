@@ -18,6 +18,7 @@ from ..data.targets import check_one_class, first_target
 from ..data.views import ViewMaker
 from ..models.multihead import TwoNetworks
 from ..schedules import averaging_decay
+from ..static import step_number, step_result
 from .batch import *
 from .callback import AttachedCallback
 from .compatible import check_methods
@@ -33,6 +34,10 @@ class Part(nn.Module):
     "A piece of a method with its own state. Make it an attribute of the method, and it is set up, moved, saved and restored with it"
     set_up_for = None       # (number of classes, pool) of the last `setup`
     decay = None            # decay of running means; None: derived from the length of the run
+    recordable = False      # can `learn.to_graph` record it? See `SSLCallback.recordable`
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.recordable = vars(cls).get('recordable', False)
     def decay_at(self,
         b:SSLBatch # Batch of the step
     )->float:
@@ -68,6 +73,7 @@ class SSLCallback(AttachedCallback):
     replaces = ()           # rows that `before_forward` replaces, as 'u.weak' or 'l.weak': no other method may read them
     classes = False         # must labels be classes, one per row?
     logs = ()               # names given to `log` that get a column in the table, the mean over an epoch
+    recordable = False      # can `learn.to_graph` record its part of a step, once for all steps? Each class says it for itself
     n_classes = None        # number of outputs, if `ssl_learner` was given another one than the number of classes in the data
     set_up_for = None       # (number of outputs, pool, model) of the last `setup`
     made_by_setup = ()      # attributes that `setup` made
@@ -104,7 +110,7 @@ class SSLCallback(AttachedCallback):
         weight # A number, or a function of the share of training done
     )->float:
         "The value of `weight` at this step"
-        return weight(self.pct) if callable(weight) else weight
+        return step_number(lambda: weight(self.pct)) if callable(weight) else weight
     def reads(self,
         extra:bool=True # Include views that are drawn but not forwarded?
     )->L: # `(side, view)` pairs
@@ -194,6 +200,7 @@ class SSLCallback(AttachedCallback):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        cls.recordable = vars(cls).get('recordable', False)         # each class says it for itself
         w = vars(cls).get('weight')
         if isinstance(w, FunctionType) and len(signature(w).parameters)==1: cls.weight = staticmethod(w)   # a function of progress, not a method
 
@@ -216,6 +223,7 @@ class SSLStep(AttachedCallback):
     epoch_dl = view_maker = saved = ms = base_loss = None
     extra_params,extra_opt_state = (),{}        # methods' parameters in the optimizer now; optimizer state of all that were in it so far
     checked = canceled = labels_checked = False
+    recordable = True
     pct,mode,n_steps = 0.,'joint',1
     distributed = False     # does the learner train in several processes?
     def __init__(self,
@@ -245,7 +253,9 @@ class SSLStep(AttachedCallback):
     def log(self, name, value):
         if isinstance(value, Tensor) and value.ndim:
             raise TypeError(f"log('{name}', …): a tensor of shape {tuple(value.shape)}, but a value of a step is one number")
-        self.pending.setdefault(name, []).append(value.detach().clone() if isinstance(value, Tensor) else float(value))
+        if isinstance(value, Tensor): step_result(partial(self._append, name), value.detach().clone())
+        else: self._append(name, float(value))
+    def _append(self, name, value): self.pending.setdefault(name, []).append(value)
 
     # ------ joining and leaving a learner
     def attached(self):
@@ -514,6 +524,7 @@ class SSLStep(AttachedCallback):
 class SupStrongCallback(SSLCallback):
     "Adds the supervised loss on the strong view of the labeled rows"
     views,labeled_views = (),('strong',)
+    recordable = True
     def __init__(self,
         weight=1. # Loss weight: a number, or a function of the share of training done
     ): self.weight = weight

@@ -9,6 +9,7 @@ __all__ = ['LastGood', 'StopOnNaN']
 from typing import NamedTuple
 from fastai.basics import *
 from ..checks import check_count
+from ..static import step_result
 from .callback import AttachedCallback
 from .distributed import all_mean, unwrap
 from .ema import in_fit
@@ -34,7 +35,7 @@ class StopOnNaN(AttachedCallback):
     _stateattrs = 'last_good','bad'
     name = 'stop_on_nan'
     last_good = bad = None
-    on = False
+    on,recordable = False,True
     def __init__(self,
         every:int=50, # Steps between checks; each waits for the device. The losses are also checked at the end of an epoch
         auto:bool=False # Added by a method, and removed with the last one?
@@ -73,9 +74,13 @@ class StopOnNaN(AttachedCallback):
         return names
     def after_loss(self):
         if not self.on: return
+        given = {name:x.detach().sum(dtype=torch.float32) for name,x in self._given(self.step.b) if x.is_floating_point()}
+        step_result(partial(self._note, list(given)), torch.stack([self.loss_grad.detach().float(), *given.values()]))
+    def _note(self, names, sums):
+        "Keep the total loss of a step and the sums of what it was given"
         self.n += 1
-        self.given.append({name:x.detach().sum(dtype=torch.float32) for name,x in self._given(self.step.b) if x.is_floating_point()})
-        self.totals.append(self.loss_grad.detach())
+        self.totals.append(sums[0])
+        self.given.append(dict(zip(names, sums[1:])))
         if self.n%self.every==0: self.look({k:self.step.pending.get(k, [])[self.seen:] for k in self.losses})
     def _given(self, b):
         "What the step was given: (description, tensor)"
