@@ -2785,6 +2785,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'fastssl/training/pool_report.py'),
                                               'fastssl.training.pool_report.PoolReport._classes': ( 'training.pool_report.html#poolreport._classes',
                                                                                                     'fastssl/training/pool_report.py'),
+                                              'fastssl.training.pool_report.PoolReport._equal_views': ( 'training.pool_report.html#poolreport._equal_views',
+                                                                                                        'fastssl/training/pool_report.py'),
                                               'fastssl.training.pool_report.PoolReport._few_classes': ( 'training.pool_report.html#poolreport._few_classes',
                                                                                                         'fastssl/training/pool_report.py'),
                                               'fastssl.training.pool_report.PoolReport._is_late': ( 'training.pool_report.html#poolreport._is_late',

@@ -94,7 +94,7 @@ class PoolReport(AttachedCallback):
     # ------ the end of a fit
     def after_fit(self):
         if not self.on or len(self.ssl_step.history.get('sup_loss', [])) < self.least_steps: return
-        self.messages = [m for m in (self._small_validation(), self._pool(), self._few_classes(), self._memorized(), self._below_probe()) if m]
+        self.messages = [m for m in (self._small_validation(), self._pool(), self._equal_views(), self._few_classes(), self._memorized(), self._below_probe()) if m]
         for m in self.messages: print(f'PoolReport: {m}')
         self.on = False
     def _late(self, name):
@@ -120,6 +120,14 @@ class PoolReport(AttachedCallback):
                 return (f"pool taken whole: {percent(kept)} of its rows were kept although the supervised loss is {sup:.2f} "
                         f"and weak and strong view agree on {percent(agreed)} of them. Use threshold='auto' or a higher "
                         "threshold")
+    def _equal_views(self):
+        "A method without a threshold whose loss is exactly 0 compares predictions that cannot differ"
+        for m in self.ssl_step.ms:
+            losses = self.ssl_step.history.get(f'{m.name}_loss', [])
+            if losses and not any(losses) and m.now(m.weight)>0 and self._late('kept') is None:
+                views = ' and '.join(m.reads().itemgot(1).unique())
+                return (f'nothing to learn: the loss of {type(m).__name__} was 0 in every step, because its views ({views}) are the '
+                        'same images. Give the data random batch_tfms, or use a method with a strong view')
     def _few_classes(self):
         if self.predicted is None: return
         n,n_labels = effective_number(self.predicted),effective_number(self.labeled)
