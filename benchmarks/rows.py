@@ -8,7 +8,7 @@ def append(
     "Append `row` to `file`, and print it"
     new = not file.exists()
     with file.open('a', newline='') as f:
-        w = csv.DictWriter(f, list(row))
+        w = csv.DictWriter(f, list(row), lineterminator='\n')
         if new: w.writeheader()
         w.writerow(row)
     print(row, flush=True)
