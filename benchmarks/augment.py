@@ -12,6 +12,7 @@ from fastcore.script import call_parse, store_true
 from timing import paired
 from fastai.vision.all import *
 from fastssl.data.augment import BatchRandAugment, Cutout, RandomCropFlip
+from fastssl.data.native import has_native, use_native
 from fastssl.data.normalize import fuse_normalize
 from torchvision.transforms import v2
 
@@ -19,6 +20,15 @@ def ours(size):
     crop,ra,cut = RandomCropFlip(pad=size//8),BatchRandAugment(2),Cutout(.5)
     weak,strong,alone = (Pipeline(fs, split_idx=0) for fs in ([crop], [crop, ra, cut], [ra, cut]))
     return (lambda x: (weak(TensorImage(x)), strong(TensorImage(x)))),lambda x: partial(alone, TensorImage(x))
+
+def plain(size):
+    "`ours` without compiled kernels"
+    both,alone = ours(size)
+    def off(f):
+        use_native(False)
+        f()
+        use_native(True)
+    return (lambda x: off(partial(both, x))),lambda x: partial(off, alone(x))
 
 def timm_pil(size):
     from timm.data.auto_augment import rand_augment_transform
@@ -52,7 +62,7 @@ def kornia_batch(size):
     weak,strong,alone = (K.AugmentationSequential(*fs) for fs in (crop, [*crop, ra, cut], [ra, cut]))
     return (lambda x: (weak(f:=x.float()/255), strong(f))),lambda x: lambda: alone(x.float()/255)
 
-makers = {'fastssl':ours, 'timm, Pillow':timm_pil, 'torchvision v2':torchvision_v2, 'kornia':kornia_batch}
+makers = {'fastssl':ours, 'fastssl, not compiled':plain, 'timm, Pillow':timm_pil, 'torchvision v2':torchvision_v2, 'kornia':kornia_batch}
 
 def pair(n, size, x, reps):
     "Both views and the conversion alone, with fastai's `IntToFloatTensor` and `Normalize` and with `NormalizeBytes`: µs per image"
@@ -74,6 +84,7 @@ def main(
     only_pair:store_true=False # Only the table of `NormalizeBytes`
 ):
     torch.set_num_threads(1)
+    if not has_native(torch.zeros(1,1,1,1).byte()): print("without compiled kernels: pip install 'fastssl[native]'")
     sizes = (448,32),(56,224)
     def smooth_images(n, size):
         set_seed(0)
