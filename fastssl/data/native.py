@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['use_native', 'has_native', 'native_augment', 'native_cutout', 'native_crop_flip', 'native_look_up']
 
-# %% ../../nbs/20_data.native.ipynb #6e64e639
+# %% ../../nbs/20_data.native.ipynb #a1ebe398
 import os
 from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
 
-# %% ../../nbs/20_data.native.ipynb #97d61ce7
+# %% ../../nbs/20_data.native.ipynb #983865d6
 _f32 = np.float32
 _kernels = []                       # names of the functions to compile; they call each other by name
 def _kernel(f):
     _kernels.append(f.__name__)
     return f
 
-# %% ../../nbs/20_data.native.ipynb #9c3ff333
+# %% ../../nbs/20_data.native.ipynb #25d26762
 @_kernel
 def _byte(v): return np.uint8(min(max(v, _f32(0)), _f32(255)))
 
@@ -57,7 +57,7 @@ def _look_up_row(x, table, out):
 def _look_up(x, table, out):
     for k in range(len(x)): _look_up_row(x[k], table[k], out[k])
 
-# %% ../../nbs/20_data.native.ipynb #6f447e08
+# %% ../../nbs/20_data.native.ipynb #84d82bb7
 @_kernel
 def _histogram(x, table, fresh, hist):
     "Number of pixels of each level of one channel, after `table`"
@@ -135,7 +135,7 @@ def _add_contrast(x, v, table, gray):
     for k in range(len(x)):
         for r in range(256): table[k,r] = _byte(mean + v*(_f32(r)-mean))
 
-# %% ../../nbs/20_data.native.ipynb #fb756c9c
+# %% ../../nbs/20_data.native.ipynb #42f76890
 @_kernel
 def _color(x, v, gray, out):
     _gray(x, gray)
@@ -184,7 +184,7 @@ def _warp(x, m, h, w, fill, at, out):
             src,dest = x[k],out[k,row:row+w]
             for j in range(start, end): dest[j] = src[at[j]]
 
-# %% ../../nbs/20_data.native.ipynb #a7ea1087
+# %% ../../nbs/20_data.native.ipynb #f2976b58
 @_kernel
 def _moves(op, c): return op>6 and (op!=7 or c>1)       # not a table, nor the identity
 
@@ -219,7 +219,7 @@ def _augment_image(x, ops, v, maps, h, w, fill, spare, table, gray, at, out):
     elif src is not out:
         for k in range(c): _copy(src[k], out[k])
 
-# %% ../../nbs/20_data.native.ipynb #1b720b77
+# %% ../../nbs/20_data.native.ipynb #dde9b508
 @_kernel
 def _augment_batch(x, ops, v, maps, h, w, fill, out):
     c,p = x.shape[1],x.shape[2]
@@ -261,11 +261,11 @@ def _crop_flip_batch(x, oy, ox, flip, h, w, out):
 def _to_float_batch(x, table, out):
     for i in range(len(x)): _look_up(x[i], table, out[i])
 
-# %% ../../nbs/20_data.native.ipynb #1d45ed33
+# %% ../../nbs/20_data.native.ipynb #c52f3828
 _wanted = None                      # what `use_native` was told
 
 def use_native(
-    on:bool=True # Use compiled kernels where numba is installed?
+    on:bool=True # Use compiled kernels where numba is installed? None: for batches of more than 65,536 bytes, the default
 ):
     "Turn the compiled kernels of the augmentations on or off, in this process and in workers that it starts"
     global _wanted
@@ -287,10 +287,11 @@ def has_native(
 )->bool:
     "Are compiled kernels used for `x`?"
     if x.device.type!='cpu' or x.dtype!=torch.uint8 or not x.numel(): return False
-    on = os.environ.get('FASTSSL_NATIVE')!='0' if _wanted is None else _wanted
+    large = x.numel()>=2**16                    # small ones take no time, and loading the kernels takes .3 s
+    on = large and os.environ.get('FASTSSL_NATIVE')!='0' if _wanted is None else _wanted
     return on and _compile()
 
-# %% ../../nbs/20_data.native.ipynb #d83eace5
+# %% ../../nbs/20_data.native.ipynb #aa615cec
 def _arrays(*ts): return [t.contiguous().numpy() for t in ts]
 def _pixels(x): return x.contiguous().flatten(2).numpy()
 def _like(x, dtype=np.uint8): return torch.from_numpy(np.empty(x.shape, dtype))       # NumPy asks for large pages: fewer page faults
