@@ -5,13 +5,15 @@ closest equivalents) to the same uint8 images, on one thread. Times are medians 
 "weak+strong" goes from a batch of bytes to both views as batches; the weak view is a padded crop and a flip (for timm, by torchvision on
 Pillow images, as most codebases do it). "RandAugment, Cutout" is those two operations alone; for timm, on existing Pillow images and
 without converting the result. Ratios say how many times longer the others take. A first
-table compares both views with and without `NormalizeBytes`; `--only-pair` prints it alone."""
-import warnings
+table compares both views with and without `NormalizeBytes`; `--only-pair` prints it alone. The last one starts from JPEG files
+(`--only-files`)."""
+import tempfile, warnings
 warnings.filterwarnings('ignore')
 from fastcore.script import call_parse, store_true
 from timing import paired
 from fastai.vision.all import *
 from fastssl.data.augment import BatchRandAugment, Cutout, RandomCropFlip
+from fastssl.data.native import has_native, use_native
 from fastssl.data.normalize import fuse_normalize
 from torchvision.transforms import v2
 
@@ -19,6 +21,15 @@ def ours(size):
     crop,ra,cut = RandomCropFlip(pad=size//8),BatchRandAugment(2),Cutout(.5)
     weak,strong,alone = (Pipeline(fs, split_idx=0) for fs in ([crop], [crop, ra, cut], [ra, cut]))
     return (lambda x: (weak(TensorImage(x)), strong(TensorImage(x)))),lambda x: partial(alone, TensorImage(x))
+
+def plain(size):
+    "`ours` without compiled kernels"
+    both,alone = ours(size)
+    def off(f):
+        use_native(False)
+        f()
+        use_native(True)
+    return (lambda x: off(partial(both, x))),lambda x: partial(off, alone(x))
 
 def timm_pil(size):
     from timm.data.auto_augment import rand_augment_transform
@@ -52,7 +63,7 @@ def kornia_batch(size):
     weak,strong,alone = (K.AugmentationSequential(*fs) for fs in (crop, [*crop, ra, cut], [ra, cut]))
     return (lambda x: (weak(f:=x.float()/255), strong(f))),lambda x: lambda: alone(x.float()/255)
 
-makers = {'fastssl':ours, 'timm, Pillow':timm_pil, 'torchvision v2':torchvision_v2, 'kornia':kornia_batch}
+makers = {'fastssl':ours, 'fastssl, not compiled':plain, 'timm, Pillow':timm_pil, 'torchvision v2':torchvision_v2, 'kornia':kornia_batch}
 
 def pair(n, size, x, reps):
     "Both views and the conversion alone, with fastai's `IntToFloatTensor` and `Normalize` and with `NormalizeBytes`: µs per image"
@@ -68,17 +79,61 @@ def pair(n, size, x, reps):
         us = {k:1e3*v/n for k,v in t.items()}
         print(f'{f"{n} images of {size} px: {what}":<44}{us["before"]:>10.1f}{us["after"]:>10.1f}{us["after"]/us["before"]:>8.2f}', flush=True)
 
+def photo_files(folder, n, size):
+    "`n` JPEGs of `size` pixels, parts of two photographs, at a quality of 90"
+    import sklearn
+    sources = [Image.open(f) for f in sorted((Path(sklearn.__file__).parent/'datasets/images').glob('*.jpg'))]
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        x,y = rng.integers(0, 60, 2)
+        sources[i%2].crop((x, y, x+580, y+367)).resize(size, Image.Resampling.LANCZOS).save(folder/f'{i}.jpg', quality=90)
+    return [folder/f'{i}.jpg' for i in range(n)]
+
+def from_files(n, reps):
+    "From JPEG files to a weak and a strong view of 224 px, normalized: µs per image"
+    from fastssl.data.images import open_image
+    f,norm = IntToFloatTensor(),Normalize.from_stats(*imagenet_stats, cuda=False)
+    views = [Pipeline(fuse_normalize(fs), split_idx=0) for fs in ([RandomCropFlip(28), f, norm], [RandomCropFlip(28), BatchRandAugment(2), f, Cutout(.5), norm])]
+    resize,to_tensor = Resize(224),ToTensor()
+    def ours(files, fast, native):
+        use_native(native)
+        x = TensorImage(torch.stack([to_tensor(resize(open_image(o, fast=fast), split_idx=0)) for o in files]))
+        return [v(x) for v in views]
+    one = v2.Compose([v2.Resize(224), v2.CenterCrop(224)])
+    last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(*imagenet_stats)]
+    crop = [v2.RandomCrop(224, 28, padding_mode='reflect'), v2.RandomHorizontalFlip()]
+    weak,strong = v2.Compose([*crop, *last]),v2.Compose([*crop, v2.RandAugment(2), v2.RandomErasing(1., (.01,.25)), *last])
+    def by_v2(files, read):
+        xs = [one(read(o)) for o in files]
+        return torch.stack([weak(x) for x in xs]),torch.stack([strong(x) for x in xs])
+    from torchvision.io import decode_image
+    def pillow(o): return v2.functional.pil_to_tensor(Image.open(o).convert('RGB'))
+    def torchvision(o): return decode_image(str(o), mode='RGB')
+    print(f'{f"{n} JPEG files to weak + strong, 224 px":<50}{"µs per image":>14}{"v2, Pillow":>12}{"v2, its decoder":>17}')
+    for size in ((500,375),(1280,960)):
+        with tempfile.TemporaryDirectory() as d:
+            files = photo_files(Path(d), n, size)
+            fs = {'torchvision v2, Pillow':partial(by_v2, files, pillow), 'torchvision v2, its decoder':partial(by_v2, files, torchvision),
+                  'fastssl, as before':partial(ours, files, False, False), 'fastssl, compiled':partial(ours, files, False, True),
+                  'fastssl, compiled, fast=224':partial(ours, files, 224, True)}
+            t = paired(fs, reps)
+            for k,v in t.items():
+                print(f'{f"{size[0]} × {size[1]}: {k}":<50}{1e3*v/n:>14.0f}{v/t["torchvision v2, Pillow"]:>12.2f}{v/t["torchvision v2, its decoder"]:>17.2f}', flush=True)
+
 @call_parse
 def main(
     reps:int=7, # Repetitions
-    only_pair:store_true=False # Only the table of `NormalizeBytes`
+    only_pair:store_true=False, # Only the table of `NormalizeBytes`
+    only_files:store_true=False # Only the table of JPEG files
 ):
     torch.set_num_threads(1)
+    if not has_native(torch.zeros(1,1,1,1).byte()): print("without compiled kernels: pip install 'fastssl[native]'")
     sizes = (448,32),(56,224)
     def smooth_images(n, size):
         set_seed(0)
         smooth = F.interpolate(torch.rand(n,3,size//8,size//8), size=(size,size), mode='bicubic').clamp(0,1)          # images are smooth; noise would not change the times
         return (smooth*255).byte()
+    if only_files: return from_files(56, reps)
     print(f'{"µs per image":<44}{"fastai":>10}{"fastssl":>10}{"ratio":>8}')
     for n,size in sizes: pair(n, size, smooth_images(n, size), reps)
     if only_pair: return
@@ -94,3 +149,4 @@ def main(
         for k in tb:
             b,a = 1e3*tb[k]/n,1e3*ta[k]/n
             print(f'{f"{n} images of {size} px: {k}":<34}{b:>14.1f}{1e6/b:>10.0f}{tb[k]/tb["fastssl"]:>8.1f}{a:>24.1f}{ta[k]/ta["fastssl"]:>8.1f}', flush=True)
+    from_files(56, reps)

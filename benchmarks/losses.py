@@ -2,8 +2,9 @@
 
 448 rows, 10, 100 and 1000 classes (features, for the metric losses), float32, one thread. The two sides run in turn, in alternating order.
 Times are CPU times of the process, which other work on the machine disturbs less. A cell shows the median over the pairs of
-time(fastssl)/time(formula), below 1 where fastssl is faster, and the median time of fastssl."""
-import argparse, time
+time(fastssl)/time(formula), below 1 where fastssl is faster, and the median time of fastssl. The last table compares the whole unsupervised
+loss of methods with FixMatch's, at 10, 1000 and 20,000 classes."""
+import argparse, time, types
 from collections import Counter
 from functools import partial
 import torch
@@ -15,6 +16,8 @@ from fastssl.losses.metric import *
 from fastssl.losses.distill import *
 from fastssl.losses.keypoint import *
 from fastssl.semi.flexmatch import *
+from fastssl.semi.adaptive import FreeMatchCallback, SoftMatchCallback
+from fastssl.semi.fixmatch import FixMatchCallback
 from fastssl.semi.self_tuning import ClassQueue, pgc_loss
 
 torch.set_num_threads(1)
@@ -119,6 +122,34 @@ def fwd_bwd(f, xs):
         for x in leaves: x.grad = None
     return _f
 
+class _View(dict): __getattr__ = dict.__getitem__
+
+def method_step(cls, C, n_pool=50_000, **kwargs):
+    "The unsupervised loss of a method on one batch of 448 rows, forward and backward, with what it logs"
+    torch.manual_seed(0)
+    class Method(cls):
+        pct = .5
+        def log(self, name, value): pass
+    m = Method(**kwargs)
+    for part in m.parts: part.setup(C, n_pool)
+    weak,strong = torch.randn(N, C)*4,(torch.randn(N, C)*4).requires_grad_()
+    b = types.SimpleNamespace(u=_View(weak=weak, strong=strong), pred=torch.randn(64, C), labels=torch.randint(0, C, (64,)), truth=None,
+                              idx=torch.randint(0, n_pool, (N,)), pct=.5, n_steps=1000, memo={})
+    def _f():
+        m.unsup_loss(b).backward()
+        strong.grad = None
+    return _f
+
+methods = dict(FlexMatch=(FlexMatchCallback, {}), FreeMatch=(FreeMatchCallback, {}), SoftMatch=(SoftMatchCallback, {}))
+
+def compare_methods(n_pairs, wanted, sizes=(10, 1000, 20_000)):
+    "Loss time of methods with adaptive thresholds, relative to FixMatch's with a fixed one"
+    print('\n| loss of a method, relative to FixMatch | '+' | '.join(f'C={C}' for C in sizes)+' |\n|---|'+'---|'*len(sizes))
+    for name,(cls,kwargs) in methods.items():
+        if not wanted(name): continue
+        row = [compare(method_step(cls, C, **kwargs), method_step(FixMatchCallback, C, threshold=.95), n_pairs) for C in sizes]
+        print(f'| {name} | '+' | '.join(f'{r[0]:.2f} ({1e3*r[1]:.2f} and {1e3*r[2]:.2f} ms)' for r in row)+' |', flush=True)
+
 def timed(f, n):
     t = time.process_time()
     for _ in range(n): f()
@@ -163,7 +194,7 @@ def queue(C, K=8, dim=64, n=64):
         for i,c in enumerate(y.tolist()): q[:,c*K+ptr[c]] = k[i]; ptr[c] = (ptr[c]+1)%K
         target = torch.zeros(n, 1+C*K); target[:,:K+1] = 1/(K+1)
         F.kl_div(torch.stack(rows).log_softmax(1), target, reduction='batchmean').backward(); h.grad = None
-    def ours(): pgc_loss(*m(h, k, y)).backward(); h.grad = None
+    def ours(): m.loss(h, k, y).backward(); h.grad = None
     return ours, loop
 
 def maps():
@@ -200,5 +231,6 @@ if __name__=='__main__':
         r = compare(a, b, max(args.pairs//4, 3))
         worst.append((r[0], name, '64x64'))
         print(f'| {name:32} | {cell(r)} | (32, 21, 64, 64)', flush=True)
+    compare_methods(args.pairs, wanted)
     slow = [o for o in worst if o[0]>1.2]
     print('\nslower than 1.2 times the formula: ' + (', '.join(f'{n} at {C} ({r:.2f})' for r,n,C in slow) or 'none'))

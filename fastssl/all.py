@@ -30,6 +30,7 @@ from .data.images import *
 from .data.folders import *
 from .data.tables import *
 from .data.order import *
+from .data.native import *
 from .data.splits import *
 from .data.items import *
 from .data.loaders import *

@@ -35,8 +35,13 @@ def pictures(path):
 @pytest.mark.parametrize('given_to', ['fit', 'learner'])
 @pytest.mark.parametrize('where', ['train', 'valid'])
 @pytest.mark.parametrize('exc', [KeyboardInterrupt, ValueError, CancelFitException])
-def test_interrupts(tmp_path, given_to, where, exc):
-    dls = SSLDataLoaders.from_folder(pictures(tmp_path), img_cls=PILImageBW, bs=10, val_bs=5, uratio=2, n_steps=4, num_workers=2)
+def test_interrupts(tmp_path, given_to, where, exc): interrupted(tmp_path, given_to, where, exc)
+
+@pytest.mark.parametrize('given_to,where,exc', [('fit','train',KeyboardInterrupt), ('learner','train',KeyboardInterrupt), ('fit','valid',ValueError), ('learner','valid',CancelFitException)])
+def test_interrupts_of_workers_that_live_across_epochs(tmp_path, given_to, where, exc): interrupted(tmp_path, given_to, where, exc, persistent_workers=True)
+
+def interrupted(tmp_path, given_to, where, exc, **kwargs):
+    dls = SSLDataLoaders.from_folder(pictures(tmp_path), img_cls=PILImageBW, bs=10, val_bs=5, uratio=2, n_steps=4, num_workers=2, **kwargs)
     mine = lambda: [Consistent(), EMACallback(.9)]
     learn = mk(mine() if given_to=='learner' else None, dls=dls)
     list(dls.train)                                                         # Python opens a file or two for the first worker

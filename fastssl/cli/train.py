@@ -69,6 +69,7 @@ def fastssl_train(
     max_pixels:int=None, # Pixels of the largest image to open; default: 89 million
     seed:int=0, # Seed of all random numbers
     num_workers:int=None, # Processes that read images
+    fast:bool=False, # Reduce JPEGs to `size` while they are read, in about half of the time; pixels differ by two or three levels of 255
     debug:bool=False, # Show the traceback of an error
     seeds:int=3, # Demonstration: number of splits
     labels:int=4 # Demonstration: labels per class
@@ -79,7 +80,7 @@ def fastssl_train(
             labeled_dir, unlabeled_dir, seeds, labels, csv=csv, valid=valid, valid_pct=valid_pct, test=test, predict=predict,
             method=method, threshold=threshold, baselines=baselines, arch=arch, pretrained=not no_pretrained, size=size,
             flip=not no_flip, epochs=epochs, steps=steps, bs=bs, uratio=uratio, lr=lr, ema=ema, amp=amp, tensorboard=tensorboard,
-            out=out, resume=resume, skip_unreadable=skip_unreadable, max_pixels=max_pixels, seed=seed, num_workers=num_workers)
+            out=out, resume=resume, skip_unreadable=skip_unreadable, max_pixels=max_pixels, seed=seed, num_workers=num_workers, fast=fast)
     except Exception as e:
         if debug or not is_cli(): raise
         raise CliError(f'fastssl_train: {_one_line(e)}') from None

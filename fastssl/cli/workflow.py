@@ -75,6 +75,8 @@ def own_dls(
     max_pixels:int=None, # Pixels of the largest image to open; default: Pillow's limit, 89 million
     seed:int=0, # Seed of the validation split and of the order of the pool
     num_workers:int=None, # Processes that read images; default: fastai's number
+    fast:bool=False, # Reduce JPEGs to `size` while they are read? See `OpenImageBlock`
+    in_memory:bool|str='auto', # Decode all images into memory? 'auto': if they take less than a quarter of what is free
     n_steps:int=None # Steps per epoch; default: one pass over the unlabeled images, 50 at least
 )->DataLoaders: # With a pool
     "Data from folders or a table"
@@ -87,15 +89,16 @@ def own_dls(
     bad = check_images([*lab.file, *pool.file, *val.file], skip_unreadable)
     lab,pool,val = (rows[~rows.file.isin([*bad])] for rows in (lab,pool,val))
     lab = lab.iloc[not_in(lab.file, val.file, 'labeled images are in the validation set too, and are not trained on')]
-    in_memory = (len(lab)+len(pool)+len(val))*3*size*size<2**30
-    if num_workers is None: num_workers = 0 if in_memory else defaults.cpus
+    n_workers = defaults.cpus if num_workers is None else num_workers
     if valid: splitter = IndexSplitter(range(len(lab), len(lab)+len(val)))
     else: splitter = ClassSplitter(valid_pct, itemgetter('label'), seed)
     block = DataBlock(
-        (OpenImageBlock(), CategoryBlock), get_x=ColReader('file'), get_y=ColReader('label'), splitter=splitter,
+        (OpenImageBlock(fast=size if fast else False), CategoryBlock), get_x=ColReader('file'), get_y=ColReader('label'), splitter=splitter,
         item_tfms=Resize(size), batch_tfms=RandomCropFlip(pad=.125, flip=flip))
     dls = block.ssl_dataloaders(
-        pd.concat([lab, val]), pool, path='.', bs=bs, uratio=uratio, seed=seed, n_steps=n_steps, in_memory=in_memory, num_workers=num_workers)
+        pd.concat([lab, val]), pool, path='.', bs=bs, uratio=uratio, seed=seed, n_steps=n_steps, in_memory=in_memory, num_workers=n_workers,
+        persistent_workers=n_workers>0)
+    if num_workers is None and dls.pool.tensors is not None: dls.valid.fake_l.num_workers = 0        # as few images as fit in memory
     dls.pool.pass_steps = math.ceil(dls.pool.n/dls.pool.bs)
     if n_steps is None: dls.pool.n_steps,dls.pool.steps_given = max(dls.pool.n_steps, least_steps),True
     if not len(dls.valid_ds):

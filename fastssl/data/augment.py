@@ -11,6 +11,7 @@ from torch import Tensor
 from fastai.vision.all import *
 from ..checks import check_count, check_one_of, check_share
 from ..static import is_static
+from .native import *
 
 # %% ../../nbs/20_data.augment.ipynb #bde05c97
 def _gather(x, idx):
@@ -117,12 +118,16 @@ def _mat(op, v, h, w):
     for k,o in _warps[op](v, h, w).items(): m[:,k] = o
     return m
 
+def _fixed_point(m):
+    "The maps `m` at pixel centers, in units of 1/65536 pixel: n×2×3"
+    m = m.view(-1,2,3).clone()
+    m[...,2] += m[...,:2].sum(-1)/2
+    return (m*65536 + .5).floor().int()
+
 def _warp(x, m, fill=0):
     "Images `x` mapped by `m`, nearest neighbor, `fill` where the source lies outside"
     n,_,h,w = x.shape
-    m = m.view(n,2,3).clone()
-    m[...,2] += m[...,:2].sum(-1)/2  # sample at pixel centers
-    a = (m*65536 + .5).floor().int()
+    a = _fixed_point(m)
     a[...,2] += 65536                # the frame
     cols,rows = (torch.arange(o, device=x.device, dtype=torch.int32) for o in (w,h))
     def source(a, size):
@@ -198,6 +203,33 @@ def _check_ops(ops, known):
     for op,(lo,hi) in ops.items():
         if lo>hi: raise ValueError(f"The range of {op} is reversed, ({lo}, {hi}): give (low, high), here ({hi}, {lo})")
 
+_codes = {op:i for i,op in enumerate(_ops)}
+
+def _op_by_op(x, draws, fill):
+    "Apply `draws` of `draw_ops` to `x`, one op to all of its images at once"
+    idx = torch.arange(len(x), device=x.device)
+    for counts,v,order in draws:
+        x = apply_ops(x.index_select(0, order), v, counts, fill)
+        idx = idx[order]
+    return x.index_select(0, idx.argsort())
+
+def _compiled(x, draws, fill):
+    "The same by compiled kernels: all ops of an image at once"
+    n,k = len(x),len(draws)
+    ops,v = np.empty((n,k), np.int8),np.empty((n,k), np.float32)
+    idx = np.arange(n)
+    for i,(counts,magnitudes,order) in enumerate(draws):
+        idx = idx[order.numpy()]
+        ops[idx,i] = np.repeat([_codes[op] for op in counts], [*counts.values()])
+        v[idx,i] = magnitudes
+    places = {op:np.flatnonzero(ops==_codes[op]) for op in _warps}
+    places = {op:at for op,at in places.items() if len(at)}
+    maps = np.empty((n*k,6), np.int32)
+    if places:
+        mats = [_mat(op, torch.from_numpy(v.reshape(-1)[at]), *x.shape[2:]) for op,at in places.items()]
+        maps[np.concatenate([*places.values()])] = _fixed_point(torch.cat(mats)).flatten(1)
+    return native_augment(x, ops, v, maps.reshape(n,k,6), fill)
+
 class BatchRandAugment(_ImagesTransform):
     "Apply `n` random ops to each image of a uint8 batch: RandAugment with the same pixels as Pillow"
     order,ranges = IntToFloatTensor.order-1,_ops
@@ -218,17 +250,18 @@ class BatchRandAugment(_ImagesTransform):
     def augment(self, x):
         if x.dtype!=torch.uint8:
             raise TypeError(f"BatchRandAugment takes uint8 images of levels 0–255, but got {x.dtype}: put it before IntToFloatTensor")
+        if is_static(): return self._in_slots(x)
+        draws = [draw_ops(len(x), self.ops, self.stratified, x.device) for _ in range(self.n)]
+        return (_compiled if has_native(x) else _op_by_op)(x, draws, self.fill)
+    def _in_slots(self, x):
+        "For a step that is recorded: shapes do not depend on the draw"
         idx = torch.arange(len(x), device=x.device)
         for _ in range(self.n):
-            x,order = self._one_op_static(x) if is_static() else self._one_op(x)
+            x,order = self._one_op_in_slots(x)
             idx = idx[order]
         return x.index_select(0, idx.argsort())
-    def _one_op(self, x):
-        "One op on each image, and the place in `x` of each image of the result"
-        counts,v,order = draw_ops(len(x), self.ops, self.stratified, x.device)
-        return apply_ops(x.index_select(0, order), v, counts, self.fill),order
-    def _one_op_static(self, x):
-        "The same with shapes that do not depend on the draw: an op has room for one image more than it may get"
+    def _one_op_in_slots(self, x):
+        "One op on each image, with room for one image more than an op may get; and the place in `x` of each image of the result"
         if not self.stratified:
             raise ValueError('BatchRandAugment(stratified=False) draws the number of images of each op, so a step cannot be recorded: '
                              'use stratified=True')
@@ -274,7 +307,8 @@ class Cutout(_ImagesTransform):
     def augment(self, x):
         side,cy,cx,do = torch.rand(4, len(x), device=x.device)
         side = side * (do<self.p) * self.max_size*x.shape[3]
-        return _map(_cutout, x, side, cy*x.shape[2], cx*x.shape[3], _fill(self.fill, x))
+        args = side,cy*x.shape[2],cx*x.shape[3],_fill(self.fill, x)
+        return native_cutout(x, *args) if has_native(x) else _map(_cutout, x, *args)
 
 # %% ../../nbs/20_data.augment.ipynb #45801e1a
 def _crop_flip(x, oy, ox, flip):
@@ -305,7 +339,8 @@ class RandomCropFlip(_ImagesTransform):
             raise ValueError(f"RandomCropFlip can reflect fewer pixels than an image has, but got pad={self.pad} for {h}×{w}: "
                              "give a smaller pad, or a fraction such as pad=.125")
         oy,ox = (torch.randint(-p, p+1, (n,), device=x.device, dtype=torch.int32) for p in (py,px))
-        return _map(_crop_flip, x, oy, ox, torch.rand(n, device=x.device) < .5*self.flip)
+        flip = torch.rand(n, device=x.device) < .5*self.flip
+        return native_crop_flip(x, oy, ox, flip) if has_native(x) else _map(_crop_flip, x, oy, ox, flip)
 
 # %% ../../nbs/20_data.augment.ipynb #2dce5611
 @delegates(BatchRandAugment, but=['n'])

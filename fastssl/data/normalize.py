@@ -8,6 +8,7 @@ __all__ = ['NormalizeBytes', 'fuse_normalize']
 # %% ../../nbs/21_data.normalize.ipynb #6695a0be
 from fastai.vision.all import *
 from .augment import Cutout
+from .native import has_native, native_look_up
 
 # %% ../../nbs/21_data.normalize.ipynb #93a51ee3
 def _on_bytes(cutout):
@@ -54,10 +55,15 @@ class NormalizeBytes(DisplayedTransform):
         for f in (self.to_float, *self.cutouts, self.norm): x = f(x, split_idx=0)
         return x
     def _in_pieces(self, x, mean, std):
+        if x.is_contiguous() and max(mean.numel(), std.numel())<=x.shape[1] and has_native(x): return native_look_up(x, self._table(x, mean, std))
         res = torch.empty_like(x, dtype=torch.float32)
         n = len(x) if x.device.type!='cpu' else max(1, self.numel//max(1, x[0].numel()))
         for piece,levels in zip(res.split(n), x.split(n)): piece.copy_(levels).div_(self.to_float.div).sub_(mean).div_(std)
         return res
+    def _table(self, x, mean, std):
+        "The float of each level in each channel"
+        levels = torch.arange(256.).repeat(x.shape[1], 1)
+        return levels.div_(self.to_float.div).sub_(mean.view(-1,1)).div_(std.view(-1,1))
 
 def _fits(x, o):
     "Do the statistics `o` leave the shape and device of the images `x` as they are?"

@@ -9,11 +9,11 @@ __all__ = ['pool_dataset', 'class_vocab', 'hidden_labels', 'TableFile', 'SSLData
 from inspect import signature
 import pandas as pd
 from fastai.vision.all import *
-from ..checks import check_count
+from ..checks import check_count, check_one_of
 from .folders import class_images, distinct_files, file_ids, first_level_label, list_images, not_in
-from .images import OpenImageBlock, check_images, some_files
+from .images import OpenImageBlock, check_images, fast_side, some_files
 from .items import as_items, check_classes, in_vocab, items_dataset
-from .loaders import RowsDL, UnlabeledDL, as_in_validation, batch_transforms, required_pool, rows_in_memory
+from .loaders import RowsDL, UnlabeledDL, fits_in_memory, as_in_validation, batch_transforms, required_pool, rows_in_memory
 from .splits import ClassSplitter, map_items, rows_of
 from .tables import as_bools, as_labels, column_position, is_missing, LabelCoder, distinct, labeled_files, read_table
 from .targets import check_one_class_data
@@ -136,6 +136,9 @@ def _with_labeled(items, train_ds):
 def _pool_of_items(train, items, include_labeled, in_memory):
     if include_labeled: items = _with_labeled(items, train.dataset)
     ds = items_dataset(train.dataset, items)
+    if in_memory=='auto':
+        in_memory,why = fits_in_memory(train, ds)
+        if not rank_distrib(): print(f'the pool is {"decoded into memory" if in_memory else "read from its files at each step"}: {why}')
     return items, ds, rows_in_memory(train, ds) if in_memory else None
 
 def _pool_of_table(train, items, include_labeled, n_inp):
@@ -159,7 +162,7 @@ def add_unlabeled(self:DataLoaders,
     strong=None, # What the view 'strong' adds: transforms, a preset of `strong_tfms`, or a function of the inputs
     weak=None, # What the pool's view 'weak' adds
     n_steps:int=None, # Steps per epoch; default: one pass over the pool or over the labeled items, whichever is longer
-    in_memory:bool=False, # Decode everything once and keep it as tensors on the device? (random crops of items become center crops)
+    in_memory:bool|str=False, # Decode everything once and keep it as tensors on the device? (random crops of items become center crops.) 'auto': if it takes less than a quarter of the free memory, which is said in one line
     seed:int=None, # Seed of the pool's order; default: drawn from torch's generator
     **views # Other views by name, like `strong`
 )->DataLoaders: # `self`, with the pool as `self.unlabeled`
@@ -172,6 +175,7 @@ def add_unlabeled(self:DataLoaders,
         raise ValueError('a set of unlabeled items has no order: give a list, or `labels` as a function of the item')
     items = as_items(items, train.dataset)
     _check_sizes(uratio, bs, n_steps)
+    check_one_of(in_memory, (True,False,'auto'), 'in_memory')
     views = dict(strong=strong, weak=weak, **views)
     ViewMaker([], **views)                                  # raises if one of them is invalid
     _check_two_classes(self)
@@ -193,7 +197,7 @@ def add_unlabeled(self:DataLoaders,
         check_one_class_data(self, 'labels=…, the hidden labels of the pool,', fix='leave out `labels`, which reports on pseudo-labels use')
         codes = hidden_labels(labels, items, class_vocab(self))
         pool.labels = F.pad(codes, (0, pool.n-len(codes)), value=-1)            # labeled items in the pool have none
-    if in_memory or _is_table(train_ds): pool.labeled_rows = rows_in_memory(train)
+    if (in_memory and tensors is not None) or _is_table(train_ds): pool.labeled_rows = rows_in_memory(train)
     pool.to(self.device)
     train.bs = min(train.bs, train.n)
     self.unlabeled = pool
@@ -351,6 +355,7 @@ class SSLDataLoaders(DataLoaders):
         item_tfms=None, # As in fastai
         batch_tfms=None, # As in fastai; they make the weak view
         img_cls=PILImage, # `PILImageBW` for gray images
+        fast:bool|int=False, # Reduce JPEGs while they are read, as in `OpenImageBlock`? True: to the size of `Resize`, if that is the only one of `item_tfms`
         **kwargs
     ):
         "Images in folders"
@@ -369,7 +374,7 @@ class SSLDataLoaders(DataLoaders):
         get_y = first_level_label(path/train, path/valid)
         seed = kwargs.get('seed')
         splitter = IndexSplitter(range(len(labeled), len(labeled+held_out))) if has_valid else ClassSplitter(valid_pct, get_y, seed)
-        blocks = OpenImageBlock(img_cls),CategoryBlock(vocab)
+        blocks = OpenImageBlock(img_cls, fast_side(fast, item_tfms)),CategoryBlock(vocab)
         block = DataBlock(blocks, get_y=get_y, splitter=splitter, item_tfms=item_tfms, batch_tfms=batch_tfms)
         dls = block.ssl_dataloaders(labeled+held_out, pool, path=path, **kwargs)
         dls.unreadable = bad
@@ -391,6 +396,7 @@ class SSLDataLoaders(DataLoaders):
         item_tfms=None, # As in fastai
         batch_tfms=None, # As in fastai; they make the weak view
         img_cls=PILImage, # `PILImageBW` for gray images
+        fast:bool|int=False, # Reduce JPEGs while they are read, as in `OpenImageBlock`? True: to the size of `Resize`, if that is the only one of `item_tfms`
         **kwargs
     ):
         "A table with missing labels"
@@ -420,7 +426,7 @@ class SSLDataLoaders(DataLoaders):
         labeled = df[~mask].copy()
         y = column_position(df, label_col)
         labeled.isetitem(y, pd.Series(in_vocab(labeled.iloc[:,y], vocab), index=labeled.index, dtype=object))
-        blocks = OpenImageBlock(img_cls),CategoryBlock(vocab)
+        blocks = OpenImageBlock(img_cls, fast_side(fast, item_tfms)),CategoryBlock(vocab)
         block = DataBlock(blocks, get_x=get_x, get_y=get_y, splitter=splitter, item_tfms=item_tfms, batch_tfms=batch_tfms)
         dls = block.ssl_dataloaders(labeled, df[mask], path=path, **kwargs)
         dls.unreadable = bad

@@ -57,10 +57,14 @@ class GaussianWeight(Threshold):
         self.register_buffer('var', torch.ones(()))
     @property
     def level(self): return self.confidence
+    def forward(self, p, b:SSLBatch): return self.weights(p.amax(1), b)
     @torch.no_grad()
-    def forward(self, p, b:SSLBatch):
+    def weights(self,
+        conf:Tensor, # Confidence of each row `(N,)`
+        b:SSLBatch # Batch
+    )->Tensor: # `(N,)`
+        "Update the running mean and variance, then weight the rows"
         decay = self.decay_at(b)
-        conf = p.amax(1)
         every = all_rows(conf)
         self.confidence.lerp_(every.mean(), 1-decay)
         if len(every)>1: self.var.lerp_(every.var(), 1-decay)
@@ -126,8 +130,12 @@ def fairness_loss(
 )->Tensor: # Scalar
     "FreeMatch's self-adaptive fairness loss; 0 if no row counts"
     p = logits.softmax(1)
-    h = all_mean(class_share(p.detach().argmax(1), p.shape[1], keep))
-    now = _normalized_ratio(all_mean((p*keep[:,None]).mean(0)), h)
+    return _fairness((p*keep[:,None]).mean(0), p.detach().argmax(1), keep, mean, share)
+
+def _fairness(p_mean, labels, keep, mean, share):
+    "The loss by the mean probabilities of the student and its predictions"
+    h = all_mean(class_share(labels, len(p_mean), keep))
+    now = _normalized_ratio(all_mean(p_mean), h)
     goal = _normalized_ratio(mean, share)
     log_now = now.where(h>0, torch.ones_like(now)).log()          # 0 for classes that are not predicted
     return (goal*log_now).sum()
@@ -149,6 +157,11 @@ class FreeMatchCallback(FixMatchCallback):
     def extra_loss(self, b:SSLBatch, p, w):
         loss = fairness_loss(self.student_logits(b), w, self.threshold.mean, self.threshold.share)
         return self.now(self.fairness)*loss
+    def total_loss(self, b:SSLBatch, student, p, w):
+        if not (self.hard and self.distance in ('ce','kl')): return super().total_loss(b, student, p, w)
+        losses,p_mean,labels = cross_entropy_and_mean(student, most_probable(p), w)
+        fair = _fairness(p_mean, labels, w, self.threshold.mean, self.threshold.share)
+        return self.mean_loss(losses*w, w)+self.now(self.fairness)*fair
 
 @register_method('… with a threshold that adapts')
 class SoftMatchCallback(FixMatchCallback):
@@ -165,6 +178,9 @@ class SoftMatchCallback(FixMatchCallback):
     ):
         align = DistributionAlignment('uniform', decay)
         super().__init__(GaussianWeight(n_sigma, decay), weight, align=align, **kwargs)
+    def weigh(self, p, b:SSLBatch):
+        if type(self.threshold) is not GaussianWeight or type(self.align) is not DistributionAlignment: return super().weigh(p, b)
+        return self.threshold.weights(self.align.confidence(p, b), b),p
 
 @register_method('… with a threshold that adapts')
 class AdaMatchCallback(FixMatchCallback):

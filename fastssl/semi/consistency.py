@@ -54,10 +54,19 @@ class DistributionAlignment(Part):
         b:SSLBatch # Batch; its labeled rows are read by 'labels' and 'predictions'
     )->Tensor: # Aligned probabilities `(N, C)`
         "Update the running means with this batch, then align `p`"
+        q = p*self._ratio(p, b)
+        return q.div_(q.sum(1, keepdim=True))
+    def _ratio(self, p, b):
         self._move_means(p, b)
-        ratio = self.goal/self.mean.clamp(min=1e-6)
-        q = p*ratio
-        return q/q.sum(1, keepdim=True)
+        return self.goal/self.mean.clamp(min=1e-6)
+    @torch.no_grad()
+    def confidence(self,
+        p:Tensor, # As in `forward`
+        b:SSLBatch # As in `forward`
+    )->Tensor: # `(N,)`
+        "The largest aligned probability of each row: as `forward`, without a tensor of the size of `p`"
+        ratio = self._ratio(p, b)
+        return torch.cat([(rows*ratio).amax(1)/(rows@ratio) for rows in in_cache(p)])
 
 # %% ../../nbs/50_semi.consistency.ipynb #3d08ba78
 class LogitAdjustment(Part):
@@ -223,7 +232,7 @@ class ConsistencyCallback(SSLCallback):
         p:Tensor # Target probabilities `(N, C)`
     )->Tensor: # Distances `(N,)`
         "Distance of each row from its target"
-        if self.hard: target = p.argmax(1)
+        if self.hard: target = most_probable(p)
         elif self.temperature==1: target = p
         else: target = sharpen(p, self.temperature)
         return consistency(y, target, self.distance)
@@ -234,14 +243,27 @@ class ConsistencyCallback(SSLCallback):
             bias = self.adjust(target.detach(), b)
             target = target-bias
             student = student+bias
-        p = target.softmax(1)
+        w,p = self.weigh(target.softmax(1), b)
+        if self.threshold is not None: self.log_kept(b, p, w)
+        return self.total_loss(b, student, p, w)
+    def weigh(self,
+        p:Tensor, # Target probabilities `(N, C)`
+        b:SSLBatch # Batch after the forward pass
+    )->tuple: # Weight of each row `(N,)`, probabilities that give the target `(N, C)`
+        "Align `p`, and weight its rows"
         aligned = self.align(p, b) if self.align else p
         w = self.keep(aligned.detach(), b)
-        if self.aligned_target: p = aligned
-        if self.threshold is not None: self.log_kept(b, p, w)
-        loss = self.compare(student, p)*w
-        loss = mean_over(loss, w) if self.mean_over_kept else reduced(loss)
+        return w, aligned if self.aligned_target else p
+    def total_loss(self,
+        b:SSLBatch, # Batch after the forward pass
+        student:Tensor, # Student logits `(N, C)`
+        p:Tensor, # Target probabilities `(N, C)`
+        w:Tensor # Weight of each row `(N,)`
+    )->Tensor: # Scalar
+        "The loss of all rows, and `extra_loss`"
+        loss = self.mean_loss(self.compare(student, p)*w, w)
         return loss+self.extra_loss(b, p, w)
+    def mean_loss(self, loss, w): return mean_over(loss, w) if self.mean_over_kept else reduced(loss)
     def log_kept(self,
         b:SSLBatch, # Batch after the forward pass
         p:Tensor, # Target probabilities `(N, C)`
@@ -249,6 +271,6 @@ class ConsistencyCallback(SSLCallback):
     ):
         "Record the share of rows kept, the accuracy of their pseudo-labels, and the level of the threshold"
         self.log('kept', w.mean())
-        self.log_pseudo_labels(b, p.argmax(1), w)
+        if b.truth is not None: self.log_pseudo_labels(b, most_probable(p), w)
         level = getattr(self.threshold, 'level', None)
         if level is not None: self.log('threshold', level)

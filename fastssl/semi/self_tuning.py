@@ -6,11 +6,11 @@
 __all__ = ['Classifier', 'ClassQueue', 'pgc_loss', 'Normalize2d', 'SelfTuningClassifier', 'SelfTuning', 'SelfTuningCallback']
 
 # %% ../../nbs/50_semi.self_tuning.ipynb #e59df1e1
-import copy
+import copy, math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from fastai.torch_core import Module, store_attr
+from fastai.torch_core import Module, rank_distrib, store_attr
 from ..checks import *
 from ..core import *
 from ..schedules import averaging_decay
@@ -47,14 +47,32 @@ class ClassQueue(Module):
         labels:Tensor # Classes `(N,)`
     )->tuple: # Log-probabilities and target distribution `(N, 1+K*C)`: own key, keys of the row's class, keys of the others
         "Log-softmax of the similarities, and the target distribution"
-        snapshot = self.queue_list.to(h_q.dtype, copy=True)                  # `enqueue` changes the queue before the backward pass
-        stored = (h_q@snapshot).view(len(h_q), self.num_classes, self.K)
+        stored = self._similarities(h_q).view(len(h_q), self.num_classes, self.K)
         order = self._own_class_first(labels)
         stored = stored.gather(1, order[...,None].expand_as(stored))
         own = (h_q*h_k.detach()).sum(1, keepdim=True)
         similarity = torch.cat([own, stored.flatten(1)], 1)
         logp = (similarity/self.T).log_softmax(1)
         return logp, self.correct.to(logp.dtype).expand_as(logp)
+    def _similarities(self, h_q):
+        "Similarity of each query with each stored key, `(N, K*C)`"
+        snapshot = self.queue_list.to(h_q.dtype, copy=True)                  # `enqueue` changes the queue before the backward pass
+        return h_q@snapshot
+    @in_float32
+    def loss(self,
+        h_q:Tensor, # As in `forward`
+        h_k:Tensor, # As in `forward`
+        labels:Tensor # As in `forward`
+    )->Tensor: # Scalar
+        "`pgc_loss` of `forward`, by three sums over the keys: no other order of them, no target, no log-probabilities"
+        self._check(h_q, h_k, labels)
+        own = (h_q*h_k.detach()).sum(1)/self.T
+        stored = self._similarities(h_q/self.T)
+        mine = stored.view(len(h_q), self.num_classes, self.K)[torch.arange(len(h_q), device=labels.device),labels]
+        total = torch.logaddexp(stored.logsumexp(1), own)
+        logp_sum = own+mine.sum(1)-(self.K+1)*total
+        self.enqueue(all_rows(h_k), all_rows(labels))
+        return (-math.log(self.K+1)-logp_sum/(self.K+1)).mean()
     def _own_class_first(self, labels):
         "All classes in the order of `contrast`, `(N, C)`: the row's own class, then the others in ascending order"
         others = torch.arange(self.num_classes-1, device=labels.device)
@@ -201,6 +219,11 @@ class SelfTuningCallback(SSLCallback):
         self.key = EMATeacher(net, averaging_decay(self.n_steps) if self.decay is None else self.decay)
         linear = [m for m in net.heads['proj'].modules() if isinstance(m, nn.Linear)]
         dim = linear[-1].out_features
+        rows = self.dls.train.bs+self.dls.pool.bs
+        keys,step = 4*dim*self.K*self.n_out/1e6,16*rows*self.K*self.n_out/1e6
+        if keys+step>500 and not rank_distrib():
+            print(f'Self-Tuning keeps {self.K} keys of {dim} numbers for each of {self.n_out:,} classes, {keys:,.0f} MB, and a step of {rows} rows '
+                  f'takes about {step:,.0f} MB more: lower K or projection_dim if memory is short')
         self.queue = ClassQueue(dim, self.n_out, self.K, self.T)
     def after_opt_step(self): self.key.update()
     def before_forward(self, b:SSLBatch): b.x.l.weak = b.x.l.strong
@@ -213,7 +236,7 @@ class SelfTuningCallback(SSLCallback):
     )->Tensor: # Scalar
         "Pseudo group contrast of one side; its keys enter the queue"
         keys = b.run(self.key, f'{side}.strong2', output='proj')
-        return pgc_loss(*self.queue(queries, keys, labels))
+        return self.queue.loss(queries, keys, labels)
     def unsup_loss(self, b:SSLBatch):
         labels = b.u.strong.detach().argmax(1)
         self.log_pseudo_labels(b, labels, torch.ones_like(labels))

@@ -264,7 +264,9 @@ class SSLStep(AttachedCallback):
     def _unwrap_compiled(self):
         net = compiled_in_place(self.learn.model)
         if net is not self.learn.model: self.learn.model = net
-    def detached(self): self.epoch_dl = self.view_maker = self.saved = self.ms = None
+    def detached(self):
+        if self.dls.pool: self.dls.pool.end_workers()
+        self.epoch_dl = self.view_maker = self.saved = self.ms = None
 
     # ------ before a fit
     def before_fit(self):
@@ -285,7 +287,9 @@ class SSLStep(AttachedCallback):
             self.learn.n_epoch = max(self.n_epoch, self.learn.lr_finder.num_it//len(self.dls.pool)+1)
     def _divide_pool(self):
         pool = self.dls.pool
-        if pool: pool.shard = self.shard
+        if not pool: return
+        pool.end_workers()                                  # before a fit: those of an interrupted one
+        pool.shard = self.shard
     @property
     def shard(self)->tuple: return (rank_distrib(), all_ranks()) if self.distributed else (0, 1)
     def _start_together(self):
