@@ -49,7 +49,8 @@ def from_dict(cls:SoftTargets,
     if tmp: path = Path(tmp.name)/'soft'
     w = StoreWriter(path, keys, key, vocab, activation=activation, **kwargs)
     try:
-        for i in range(w.done, len(z), 4096): w.write(z[i:i+4096])
+        for rows in w.missing:
+            for i in range(rows.start, rows.stop, 4096): w.write(z[i:min(i+4096, rows.stop)])
         w.close()
     finally: w.stop()
     res = cls(path, key)
