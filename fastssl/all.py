@@ -89,6 +89,7 @@ from .distill.keys import *
 from .distill.write import *
 from .distill.store import *
 from .distill.convert import *
+from .distill.parquet import *
 from .distill.teacher import *
 from .distill.save import *
 from .distill.losses import *

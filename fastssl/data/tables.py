@@ -13,6 +13,7 @@ import pandas as pd
 from fastai.vision.all import *
 from .folders import distinct_files
 from .images import some_files
+from ..files import need_pyarrow
 
 # %% ../../nbs/20_data.tables.ipynb #41f18b1d
 def is_missing(
@@ -145,13 +146,22 @@ def _cells(text, name):
     except csv.Error as e: raise ValueError(f'{name} cannot be read from line {reader.line_num} on: {e}; check the quotes') from None
     return rows
 
+def _read_parquet(path):
+    need_pyarrow()
+    try: df = pd.read_parquet(path)
+    except FileNotFoundError: raise
+    except (ValueError,OSError) as e: raise ValueError(f'{path} is no Parquet file: {e}') from None
+    if not len(df): raise ValueError(f'{path} has no rows')
+    return df.astype(object).where(df.notna(), None)
+
 def read_table(
-    path:str|Path, # A file of lines, with cells separated by comma, semicolon or tab
+    path:str|Path, # A file of lines, with cells separated by comma, semicolon or tab; or a `.parquet` file or folder
     suff:str='', # Suffix that the names of files lack
     need_names:bool=False # Must the first line hold the names of the columns?
-)->pd.DataFrame: # Text; None in empty cells
+)->pd.DataFrame: # Text, or the types of a Parquet file; None in empty cells
     "Read a table as text; raises `ValueError` for broken lines. Without a line of column names, they are file, label, column 3 …"
     path = Path(path)
+    if path.suffix.lower()=='.parquet': return _read_parquet(path)
     rows = _cells(_decode(path.read_bytes(), path), path)
     if not rows: raise ValueError(f'{path} has no rows')
     n = len(rows[0])

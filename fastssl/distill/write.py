@@ -351,24 +351,34 @@ class StoreWriter:
 
     # ------ rows
     def write(self,
-        z, # Logits of consecutive rows, `(n, C)`
+        z, # Logits of consecutive rows, `(n, C)`; with top-k also a result of `top_logits`
         start:int=None # The first of them; default: the first that is missing
     ):
         "Write rows; they are safe on disk when this returns"
         start = self.done if start is None else start
-        z = np.ascontiguousarray(z, np.float32)
-        self._check_rows(z, start)
-        dtype,_ = self.shapes['logits.npy']
+        is_top = isinstance(z, tuple)
+        top,*classes = z if is_top else (z,)
+        top = np.ascontiguousarray(top, np.float32)
+        self._check_rows(top, start, self.shapes['logits.npy'][1] if is_top else len(self.meta['vocab']))
         topk = self.meta['topk']
-        arrays = (z.astype(dtype),) if topk is None else top_logits(z, topk)
+        arrays = (top,*classes) if is_top or topk is None else top_logits(top, topk)
         try: self._shard_at(start).append(arrays, self.meta)
         except OSError as e:
             raise OSError(e.errno, f'{e.strerror or e} at {self.part}, which holds the rows of earlier chunks: '
                                    'free some space and repeat the same call') from e
-    def _check_rows(self, z, start):
-        c,names = len(self.meta['vocab']),self.keys[start:start+len(z)]
-        if z.shape!=(len(names), c):
-            raise ValueError(f'logits of shape {z.shape} for {len(names)} rows of {c} classes')
+    def write_missing(self,
+        z, # As in `write`
+        start:int # The first of the rows
+    ):
+        "Write those rows that are missing"
+        parts = z if isinstance(z, tuple) else (z,)
+        for o in self.missing:
+            a,b = max(o.start, start),min(o.stop, start+len(parts[0]))
+            if a<b: self.write(detuplify(tuple(part[a-start:b-start] for part in parts)), a)
+    def _check_rows(self, z, start, width):
+        names = self.keys[start:start+len(z)]
+        if z.shape!=(len(names), width):
+            raise ValueError(f'logits of shape {z.shape} for {len(names)} rows of {width} classes')
         room = first(r.stop-start for r in self.missing if start in r) or 0
         if len(z)>room: raise ValueError(f'rows {start+room} … {start+len(z)} are written already')
         bad = ~np.isfinite(z).all(1)

@@ -10,7 +10,7 @@ import pandas as pd
 from fastai.vision.all import *
 from ..checks import check_one_of
 from ..core import in_mode
-from ..files import printable
+from ..files import name_column, printable
 from ..calibration import expected_calibration_error, reliability_bins
 from ..data.items import as_items
 from ..data.targets import check_one_class_data
@@ -155,7 +155,7 @@ def _frame(learn, pool, truth, rows, threshold, view):
     "The table of pseudo-labels of `rows` of `pool`"
     conf,codes = predict_pool(learn, view, rows, pool).max(1)
     vocab = class_vocab(learn.dls)
-    df = pd.DataFrame(dict(item=_item_names(pool.items, rows), label=_class_names(codes, vocab), confidence=conf), index=rows)
+    df = pd.DataFrame(dict(item=name_column(list(_item_names(pool.items, rows)), rows), label=_class_names(codes, vocab), confidence=conf), index=rows)
     if threshold is None: threshold = _fixed_threshold(learn)
     if threshold is not None: df['kept'] = _reaches(threshold, conf, codes)
     if truth is not None:
