@@ -28,6 +28,7 @@ from .data.augment import *
 from .data.images import *
 from .data.folders import *
 from .data.tables import *
+from .data.streams import *
 from .data.order import *
 from .data.splits import *
 from .data.items import *

@@ -36,7 +36,7 @@ from ..training.step import SSLStep, SupStrongCallback
 # %% ../../nbs/90_cli.workflow.ipynb #6affe7e7
 def _frame(files, labels):
     names = [str(f) for f in files]
-    return pd.DataFrame(dict(file=names, label=list(labels)), index=names, dtype=object)
+    return pd.DataFrame(dict(file=names, label=list(labels)), index=pd.Index(names, dtype=object), dtype=object)
 
 def _from_folders(labeled, unlabeled, valid):
     "Labeled and unlabeled rows"

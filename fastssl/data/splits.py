@@ -9,6 +9,7 @@ __all__ = ['rows_of', 'map_items', 'LabelSplit', 'few_labels', 'ClassSplitter']
 import json
 import pandas as pd
 from fastai.vision.all import *
+from .streams import Stream
 from .tables import distinct, is_missing
 from ..core import write_atomic
 
@@ -16,7 +17,8 @@ from ..core import write_atomic
 def rows_of(
     items # Paths, arrays, rows of a table …
 )->list:
-    "The items as a list; those of a DataFrame are its rows"
+    "The items as a list; those of a DataFrame are its rows, and a stream stays one"
+    if isinstance(items, Stream): return items
     return [items.iloc[i] for i in range(len(items))] if isinstance(items, pd.DataFrame) else list(items)
 
 class _Row:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from fastai.basics import *
 from ..data.splits import rows_of
+from ..data.streams import Stream
 
 # %% ../../nbs/70_distill.keys.ipynb #4a4915f3
 def _first_part(item): return item[0] if isinstance(item, (tuple,list)) else item
@@ -89,6 +90,7 @@ class ItemKey:
 def _default_scheme(items):
     "The scheme that fits the kind of `items`"
     if isinstance(items, pd.DataFrame): return f'column:{items.columns[0]}'
+    if isinstance(items, Stream): return 'str'
     o = items[0]
     if isinstance(o, (pd.Series, Mapping)): return f'column:{first(o.keys())}'
     if isinstance(o, (tuple,list)): return _default_scheme([i[0] for i in items])
@@ -122,7 +124,8 @@ def keys_of(
     items, # All items
     key:ItemKey # Their scheme
 ): # Iterator of strings
-    "The keys of `items`"
+    "The keys of `items`; a stream knows the keys of its items"
+    if isinstance(items, Stream) and key.kind in ('str','parts'): return (key(k) for k in items.keys())
     if _by_column(items, key): return map(str, items[key.arg].tolist())
     return map(key, rows_of(items))
 
@@ -135,7 +138,7 @@ def unique_keys(
     for i,k in enumerate(keys_of(rows, key)):
         j = firsts.setdefault(k, i)
         if i==j or key.kind=='content': continue
-        o,first_o = item_at(rows, i),item_at(rows, j)
+        o,first_o = ((f'item {k}' for k in (i,j)) if isinstance(rows, Stream) else (item_at(rows, i), item_at(rows, j)))
         if str(o)==str(first_o): continue
         more = key.n+1 if key.kind=='parts' else 2
         raise ValueError(f"{first_o} and {o} have the same key '{k}' ({key.scheme}): give another `key`, "

@@ -13,6 +13,8 @@ import torch.utils.data as torch_data
 from fastai.basics import *
 from fastprogress.fastprogress import progress_bar
 from ..checks import check_count, check_one_of
+from ..data.items import as_items
+from ..data.streams import Stream, TarFiles, is_stream_source
 from .keys import ItemKey, unique_keys
 from .store import SoftTargets
 from .teacher import TeacherLearners, TeacherNetworks, check_loader, combine_outputs
@@ -69,6 +71,7 @@ def share_of(
 def _picker(items):
     "Function from indices to items"
     if isinstance(items, pd.DataFrame): return lambda idx: items.iloc[idx]
+    if isinstance(items, Stream): return items.rows                 # they are read batch by batch
     return lambda idx: [items[i] for i in idx]
 
 def save_soft_targets(
@@ -96,6 +99,8 @@ def save_soft_targets(
     check_one_of(ensemble, ('logits','probs'), 'ensemble')
     check_count(chunk, 'chunk', none=False)
     items = _items_of(items)
+    if is_stream_source(items) or isinstance(items, TarFiles): items = Stream(items)
+    if isinstance(items, Stream) and isinstance(teachers[0], Learner): items = as_items(items, teachers[0].dls.train_ds)
     key = ItemKey.of(items, key)
     keys,idx = unique_keys(items, key)
     source = TeacherLearners(teachers, vocab, tta, seed) if dl is None else TeacherNetworks(teachers, vocab, dl, len(items))
