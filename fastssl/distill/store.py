@@ -189,12 +189,12 @@ class SoftTargets:
 def _coverage(soft, items, rows):
     "Which items have a row, and which rows an item"
     found = rows>=0
-    counts = Counter(rows[found].tolist())
-    unused = np.setdiff1d(np.arange(len(soft)), rows)
+    counts = np.bincount(rows[found], minlength=len(soft))
+    twice = found & (counts[rows]>1)
     return dict(rows=len(soft), items=len(items), found=int(found.sum()),
-                missing=[o for o,k in zip(items, found) if not k],
-                extra=[soft._index.key(i) for i in unused],
-                duplicates=[o for o,r in zip(items, rows.tolist()) if counts[r]>1])
+                missing=[items[i] for i in np.flatnonzero(~found).tolist()],
+                extra=[soft._index.key(i) for i in np.flatnonzero(counts==0).tolist()],
+                duplicates=[items[i] for i in np.flatnonzero(twice).tolist()])
 
 def _predictions(soft, rows):
     "Confidence and class of `rows`"
