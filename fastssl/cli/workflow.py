@@ -22,7 +22,7 @@ from ..data.images import OpenImageBlock, check_images
 from ..data.tables import labeled_files, read_table
 from ..export import plain_bytes
 from ..core import write_atomic
-from ..files import check_writable, printable, write_csv
+from ..files import joined_tables, check_writable, printable, write_csv
 from .results import load_exported, standard_error, write_predictions, write_test
 from ..learner import keep_probe, ssl_learner
 from ..report.baselines import fit_probe, probe_features, start_head
@@ -95,7 +95,7 @@ def own_dls(
         (OpenImageBlock(), CategoryBlock), get_x=ColReader('file'), get_y=ColReader('label'), splitter=splitter,
         item_tfms=Resize(size), batch_tfms=RandomCropFlip(pad=.125, flip=flip))
     dls = block.ssl_dataloaders(
-        pd.concat([lab, val]), pool, path='.', bs=bs, uratio=uratio, seed=seed, n_steps=n_steps, in_memory=in_memory, num_workers=num_workers)
+        joined_tables(lab, val), pool, path='.', bs=bs, uratio=uratio, seed=seed, n_steps=n_steps, in_memory=in_memory, num_workers=num_workers)
     dls.pool.pass_steps = math.ceil(dls.pool.n/dls.pool.bs)
     if n_steps is None: dls.pool.n_steps,dls.pool.steps_given = max(dls.pool.n_steps, least_steps),True
     if not len(dls.valid_ds):

@@ -14,6 +14,7 @@ from .folders import class_images, distinct_files, file_ids, first_level_label, 
 from .images import OpenImageBlock, check_images, some_files
 from .items import as_items, check_classes, in_vocab, items_dataset
 from .loaders import RowsDL, UnlabeledDL, as_in_validation, batch_transforms, required_pool, rows_in_memory
+from ..files import joined_tables
 from .splits import ClassSplitter, map_items, rows_of
 from .streams import Stream
 from .tables import as_bools, as_labels, column_position, is_missing, LabelCoder, distinct, labeled_files, read_table
@@ -132,7 +133,7 @@ def _check_include_labeled(train_ds, items):
 
 def _with_labeled(items, train_ds):
     "`items`, then the labeled training items"
-    return pd.concat([items, train_ds.items]) if isinstance(items, pd.DataFrame) else [*items, *train_ds.items]
+    return joined_tables(items, train_ds.items) if isinstance(items, pd.DataFrame) else [*items, *train_ds.items]
 
 # One function per kind of data: (items, dataset, tensors) of the pool
 def _pool_of_items(train, items, include_labeled, in_memory):
@@ -444,7 +445,7 @@ class SSLDataLoaders(DataLoaders):
         "Arrays, with −1 as label of unlabeled rows"
         X,y = np.asarray(X),as_labels(y)
         if len(X)!=len(y): raise ValueError(f'{len(X)} rows in X but {len(y)} labels in y')
-        mask = np.array([_is_unlabeled(o) for o in y])
+        mask = np.array([o is None or (type(o) is not int and _is_unlabeled(o)) or o==-1 for o in y])
         if mask.all(): raise ValueError('no row has a label: unlabeled rows have −1 in y')
         if not mask.any(): raise ValueError('every row has a label: unlabeled rows have −1 in y')
         rows = _labeled_rows(X[~mask], [o for o,unlabeled in zip(y, mask) if not unlabeled], vocab)

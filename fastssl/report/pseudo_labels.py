@@ -320,7 +320,8 @@ def plot_class_balance(
     w = .8/len(sets)
     middle = (len(sets)-1)/2
     for i,(name,labels) in enumerate(sets.items()):
-        share = labels.value_counts(normalize=True).reindex(list(vocab), fill_value=0)
+        counts = Counter(labels.dropna())
+        share = np.array([counts[k] for k in vocab])/max(1, counts.total())
         x = np.arange(n)+(i-middle)*w
         ax.bar(x, share, w, label=f'{name} ({len(labels)})', color=('C0','C1','.7')[i])
     _label_axes(ax, 'share of each class')
