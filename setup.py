@@ -44,6 +44,6 @@ setup(
     package_data={'fastssl': ['py.typed']},
     python_requires=f">={cfg['min_python']}",
     install_requires=lines('requirements'),
-    extras_require={name:lines(f'{name}_requirements') for name in ('dev', 'bench', 'distributed', 'lora')},
+    extras_require={key.removesuffix('_requirements'):lines(key) for key in cfg if key.endswith('_requirements')},
     entry_points=dict(console_scripts=lines('console_scripts'), nbdev=['fastssl=fastssl._modidx:d']),
     zip_safe=False)

@@ -68,9 +68,10 @@ def big_store(path, n, c):
     "A store of `n` rows and `c` classes whose logits are a sparse file"
     keys = [f'train/n{i%1000:08d}/n{i%1000:08d}_{i}.JPEG' for i in range(n)]
     w = StoreWriter(path, keys, ItemKey('parts:3'), list(range(c)))
-    f = w.files['logits.npy']
+    shard = w._shard_at(0)
+    f = shard.files['logits.npy']
     f.truncate(f.tell()+n*c*2)
-    w.done = n
+    shard.rows = n
     w.close()
     return keys
 

@@ -29,6 +29,7 @@ from .data.augment import *
 from .data.images import *
 from .data.folders import *
 from .data.tables import *
+from .data.streams import *
 from .data.order import *
 from .data.native import *
 from .data.splits import *
@@ -93,6 +94,7 @@ from .distill.keys import *
 from .distill.write import *
 from .distill.store import *
 from .distill.convert import *
+from .distill.parquet import *
 from .distill.teacher import *
 from .distill.save import *
 from .distill.losses import *

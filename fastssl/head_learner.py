@@ -12,6 +12,7 @@ import pandas as pd
 from fastai.vision.all import *
 from .checks import check_count
 from .core import write_atomic
+from .data.streams import Stream
 from .data.unlabeled import class_vocab
 from .learner import keep_probe, ssl_learner
 from .models.probe import LinearProbe
@@ -36,6 +37,7 @@ def _items_digest(dls):
     pool = [] if not dls.pool else dls.pool.tensors or (dls.pool.items,)
     for items in (*(getattr(ds, 'items', ()) for ds in (dls.train_ds, dls.valid_ds)), *pool):
         if isinstance(items, pd.DataFrame): items = items.itertuples()
+        if isinstance(items, Stream): items = items.keys()
         for o in items: h.update(_name(o))
     return h.hexdigest()
 

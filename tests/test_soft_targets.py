@@ -3,6 +3,8 @@ import os, random, shutil, signal, time
 from pathlib import Path
 import numpy as np, pytest
 from helpers import *
+from fastai.distributed import *
+from fastssl.training.testing import in_processes
 
 needs_fork = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs os.fork')
 
@@ -79,3 +81,111 @@ def test_a_kill_at_every_single_step_of_writing(tmp_path, monkeypatch):
         shutil.rmtree(tmp_path/'parts')
         n += 1
     assert n>=20
+
+# ------------------------------------------------------------------ a store that several processes write
+class Dies(Callback):
+    "Kills its process, or raises, before batch `n` of process `rank`"
+    def __init__(self, rank, n, how='kill'): self.rank,self.n,self.how = rank,n,how
+    def before_batch(self):
+        self.n -= 1
+        if self.n>=0 or rank_distrib()!=self.rank: return
+        if self.how=='kill': os.kill(os.getpid(), signal.SIGKILL)
+        self.learn.xb = (self.x*math.nan,)
+
+X,Y = digits_data()
+ITEMS = list(zip(X, Y.tolist()))[:700]
+def teacher(*cbs, seed=1):
+    dls = mk_dls(in_memory=False, num_workers=0)
+    set_seed(seed)
+    return Learner(dls, no_bn(), loss_func=CrossEntropyLossFlat(), cbs=L(cbs), path=Path(tempfile.mkdtemp()))
+def same_store(a, b):
+    "The same rows to the bit, the same keys, and the same said about both"
+    a,b = SoftTargets.load(a, verify=True),SoftTargets.load(b, verify=True)
+    assert torch.equal(a.logits(), b.logits()) and list(a.keys())==list(b.keys())
+    strip = lambda m: {k:v for k,v in m.items() if k not in ('crc','shards','version')}
+    assert strip(a.meta)==strip(b.meta)
+    for i in (0,349,350,351,699): assert torch.equal(a[ITEMS[i]], b.logits([i])[0]) and a.row(ITEMS[i])==i
+    rows = np.array([699,3,-1,352,3])
+    assert torch.equal(a.logits(rows), b.logits(rows)) and torch.equal(a.logits(slice(340, 360, 3)), b.logits(slice(340, 360, 3)))
+    return a
+
+@needs_fork
+@pytest.mark.parametrize('kw', [dict(), dict(topk=3), dict(tta=1), dict(dtype='float32', chunk=33), 'net', 'ctx'], ids=str)
+def test_store_of_two_processes_is_that_of_one(tmp_path, kw):
+    how,kw = (kw,{}) if isinstance(kw, str) else ('learner',kw)
+    kw = {**dict(chunk=70, bs=35, progress=False), **kw}
+    def save():
+        name = tmp_path/f'{how}{max(1, num_distrib())}'
+        learn = teacher(*([SSLStep()] if how=='ctx' else []))
+        if how=='net':
+            rows = [tensor(x)[None]/255 for x,_ in ITEMS]
+            return len(save_soft_targets(learn.model, ITEMS, name, dl=DataLoader(rows, bs=32), progress=False))
+        if how=='ctx' and num_distrib():
+            with learn.distrib_ctx(sync_bn=False):
+                n = len(save_soft_targets(learn, ITEMS, name, **kw))
+                fit(learn, lr=0.)                           # the learner is as before
+                return n
+        return len(save_soft_targets(learn, ITEMS, name, **kw))
+    for n in (1,2,3): assert in_processes(save, n)==[700]*n
+    one = SoftTargets.load(tmp_path/f'{how}1')
+    assert 'shards' not in one.meta and one.meta['version']==1
+    for n in (2,3):
+        many = same_store(tmp_path/f'{how}{n}', one.path)
+        assert len(many.meta['shards'])==n and many.meta['version']==2 and max(np.diff([*many.meta['shards'], 700]))<=700/n+70
+        assert repr(many).replace(f'{how}{n}:', f'{how}1:')==repr(one)
+    assert len(in_processes(save, 2))==2                    # complete: it is read as it is, by any number of processes
+    saved = files(many.path)
+    many.path.rename(tmp_path/f'{how}2b')
+    assert files(tmp_path/f'{how}2b')==saved
+
+@needs_fork
+@pytest.mark.parametrize('runs', [[(2,0),(2,1),(2,None)], [(2,1),(1,None)], [(1,0),(3,2),(2,0),(1,0),(3,None)]], ids=str)
+def test_killed_processes_are_resumed_by_any_number(tmp_path, runs):
+    kw = dict(chunk=10, bs=10, topk=2, progress=False)
+    save_soft_targets(teacher(), ITEMS, tmp_path/'whole', **kw)
+    part,done = partial_path(tmp_path/'parts'),[0]
+    for n,dies in runs:
+        def save(): save_soft_targets(teacher(*([] if dies is None else [Dies(dies, 2)])), ITEMS, tmp_path/'parts', **kw)
+        if dies is None: in_processes(save, n)
+        else:
+            with pytest.raises(RuntimeError, match='it was killed'): in_processes(save, n)
+            with pytest.raises(FileNotFoundError, match='unfinished'): SoftTargets.load(tmp_path/'parts')
+            done.append(sum(json.loads(f.read_text())['rows'] for f in part.glob('progress*.json')))
+            assert done[-1]>=done[-2]+2*10                  # what was complete is kept, and the others went on
+    same_store(tmp_path/'parts', tmp_path/'whole')
+    assert not part.exists() and not [f for f in (tmp_path/'parts').iterdir() if 'progress' in f.name or f.name.startswith('.')]
+
+@needs_fork
+def test_what_differs_between_processes_is_an_error_in_all(tmp_path):
+    def fails(save, msg, exc=ValueError):
+        def run():
+            with pytest.raises(exc, match=msg): save()
+        in_processes(run)
+        assert not (tmp_path/'s').exists()
+        shutil.rmtree(tmp_path/'s.partial', ignore_errors=True)
+    kw = dict(chunk=35, bs=35, progress=False)
+    fails(lambda: save_soft_targets(teacher(seed=rank_distrib()), ITEMS, tmp_path/'s', **kw), 'items or teachers of process 1 are not those of process 0: teachers=')
+    fails(lambda: save_soft_targets(teacher(), ITEMS[:600+rank_distrib()], tmp_path/'s', **kw), r'rows=601, .*but rows=600')
+    fails(lambda: save_soft_targets(teacher(), ITEMS, tmp_path/'s', topk=10, **kw), 'topk=10')
+    fails(lambda: save_soft_targets(teacher(Dies(1, 2, 'nan')), ITEMS, tmp_path/'s', **kw), 'NaN or infinity|another of the 2 processes has failed', (ValueError,RuntimeError))
+    (tmp_path/'mine').mkdir()
+    fails(lambda: save_soft_targets(teacher(), ITEMS, tmp_path/'mine', **kw), 'is not a store of soft targets', FileExistsError)
+
+def test_shards_are_verified(tmp_path):
+    def edit(f):
+        shutil.rmtree(tmp_path/'bad', ignore_errors=True); shutil.copytree(tmp_path/'s', tmp_path/'bad')
+        f(tmp_path/'bad')
+        with pytest.raises(ValueError, match='damaged|manifest of'): SoftTargets.load(tmp_path/'bad', verify=True)
+    keys,z = [f'{i}.png' for i in range(40)],np.random.default_rng(0).normal(size=(40,5)).astype(np.float32)
+    w = StoreWriter(tmp_path/'s', keys, ItemKey('name'), list('abcde'))
+    for i in (30,0,15): w.write(z[i:i+15], i)
+    with pytest.raises(ValueError, match='written already'): w.write(z[:15], 0)
+    w.close()
+    soft = SoftTargets.load(tmp_path/'s', verify=True)
+    assert soft.meta['shards']==[0,30] and torch.equal(soft.logits(), torch.from_numpy(z).half().float())
+    def bit(p): a = np.load(p/'logits-30.npy'); a[3,2] += 1; np.save(p/'logits-30.npy', a)
+    def swap(p): a,b = np.load(p/'logits.npy'),np.load(p/'logits-30.npy'); np.save(p/'logits.npy', a[:20]); np.save(p/'logits-30.npy', np.concatenate([a[20:], b]))
+    def manifest(**kw):
+        def f(p): m = json.loads((p/'manifest.json').read_text()); m.update(kw); (p/'manifest.json').write_text(json.dumps(m))
+        return f
+    for f in (bit, swap, lambda p: (p/'logits-30.npy').unlink(), manifest(shards=[0]), manifest(shards=[0,20]), manifest(shards=[30,0]), manifest(shards='x'), manifest(shards=[])): edit(f)

@@ -11,7 +11,7 @@ import warnings
 import pandas as pd
 from fastai.vision.all import *
 from ..data.folders import class_images, list_images
-from ..files import printable, write_csv
+from ..files import name_column, printable, write_csv
 
 # %% ../../nbs/90_cli.results.ipynb #rs000006
 def standard_error(
@@ -52,7 +52,7 @@ def predict_files(
     with learn.no_bar(): probs = learn.get_preds(dl=learn.dls.test_dl(files, num_workers=0))[0]
     conf,codes = probs.max(1)
     vocab = learn.dls.vocab[-1] if is_listy(learn.dls.vocab[-1]) or isinstance(learn.dls.vocab[-1], CollBase) else learn.dls.vocab
-    return pd.DataFrame(dict(file=[str(f) for f in files], label=[vocab[c] for c in codes.tolist()], confidence=conf.numpy()))
+    return pd.DataFrame(dict(file=name_column([str(f) for f in files]), label=name_column([vocab[c] for c in codes.tolist()]), confidence=conf.numpy()))
 
 def confusion(
     predicted, # Class of each image

@@ -22,7 +22,7 @@ from ..data.images import OpenImageBlock, check_images
 from ..data.tables import labeled_files, read_table
 from ..export import plain_bytes
 from ..core import write_atomic
-from ..files import check_writable, printable, write_csv
+from ..files import joined_tables, check_writable, printable, write_csv
 from .results import load_exported, standard_error, write_predictions, write_test
 from ..learner import keep_probe, ssl_learner
 from ..report.baselines import fit_probe, probe_features, start_head
@@ -36,7 +36,7 @@ from ..training.step import SSLStep, SupStrongCallback
 # %% ../../nbs/90_cli.workflow.ipynb #6affe7e7
 def _frame(files, labels):
     names = [str(f) for f in files]
-    return pd.DataFrame(dict(file=names, label=list(labels)), index=names, dtype=object)
+    return pd.DataFrame(dict(file=names, label=list(labels)), index=pd.Index(names, dtype=object), dtype=object)
 
 def _from_folders(labeled, unlabeled, valid):
     "Labeled and unlabeled rows"
@@ -96,7 +96,7 @@ def own_dls(
         (OpenImageBlock(fast=size if fast else False), CategoryBlock), get_x=ColReader('file'), get_y=ColReader('label'), splitter=splitter,
         item_tfms=Resize(size), batch_tfms=RandomCropFlip(pad=.125, flip=flip))
     dls = block.ssl_dataloaders(
-        pd.concat([lab, val]), pool, path='.', bs=bs, uratio=uratio, seed=seed, n_steps=n_steps, in_memory=in_memory, num_workers=n_workers,
+        joined_tables(lab, val), pool, path='.', bs=bs, uratio=uratio, seed=seed, n_steps=n_steps, in_memory=in_memory, num_workers=n_workers,
         persistent_workers=n_workers>0)
     if num_workers is None and dls.pool.tensors is not None: dls.valid.fake_l.num_workers = 0        # as few images as fit in memory
     dls.pool.pass_steps = math.ceil(dls.pool.n/dls.pool.bs)

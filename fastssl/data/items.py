@@ -12,6 +12,7 @@ from fastai.vision.all import *
 from .folders import file_ids, list_images
 from .images import some_files
 from .splits import rows_of
+from .streams import Stream, TarFiles, image_of, is_image, is_stream_source
 from .tables import LabelCoder
 
 # %% ../../nbs/21_data.items.ipynb #014e69dd
@@ -28,13 +29,25 @@ def _files_like(own, folder):
     if suffixes<=image_extensions: return list_images(folder, 'unlabeled')
     return get_files(folder, extensions=suffixes).sorted()
 
+def _as_read_in_training(stream, train_ds):
+    "`stream`, whose images are opened as those of the training set"
+    tls = getattr(train_ds, 'tls', [train_ds] if isinstance(train_ds, TfmdLists) else ())
+    if not len(tls):
+        raise TypeError(f'the unlabeled items are a stream, but the training set is a {type(train_ds).__name__}: make it with a DataBlock')
+    if not len(stream): raise ValueError('no unlabeled items: the stream is empty')
+    makes = [o for t in tls[0].types for o in tuplify(t) if isinstance(o, type) and issubclass(o, PILBase)]
+    cls = first(makes)
+    return stream.map(partial(image_of, cls=cls)) if cls is not None and is_image(stream[0]) else stream
+
 def as_items(
-    items, # Unlabeled items: a list, a folder, a generator, a set …
+    items, # Unlabeled items: a list, a folder, a generator, a set, a stream …
     train_ds # The training set
 ): # A list, or the kind of table that the training set has
     "`items` as the training set needs them; raises `TypeError` or `ValueError` for what cannot be such items"
     own = getattr(train_ds, 'items', ())
     needed = f'the training items are {_kind_of(own)}: give a list of unlabeled items of that kind'
+    if is_stream_source(items) or isinstance(items, TarFiles): items = Stream(items)
+    if isinstance(items, Stream): return _as_read_in_training(items, train_ds)
     if items is None: raise ValueError('no unlabeled items: give a list of paths, rows or arrays with at least one')
     if isinstance(items, (str,Path)):
         if not _are_paths(own): raise TypeError(f'the unlabeled items are {str(items)!r}, but {needed}')

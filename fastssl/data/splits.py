@@ -9,6 +9,7 @@ __all__ = ['rows_of', 'map_items', 'LabelSplit', 'few_labels', 'ClassSplitter']
 import json
 import pandas as pd
 from fastai.vision.all import *
+from .streams import Stream
 from .tables import distinct, is_missing
 from ..core import write_atomic
 
@@ -16,23 +17,30 @@ from ..core import write_atomic
 def rows_of(
     items # Paths, arrays, rows of a table …
 )->list:
-    "The items as a list; those of a DataFrame are its rows"
+    "The items as a list; those of a DataFrame are its rows, and a stream stays one"
+    if isinstance(items, Stream): return items
     return [items.iloc[i] for i in range(len(items))] if isinstance(items, pd.DataFrame) else list(items)
 
 class _Row:
     "A row of a table that reads cells from lists, and becomes a Series for anything else"
-    __slots__ = '_table','_columns','_i'
+    __slots__ = '_table','_columns','_i'                # columns: name → cells, None if they have not been read yet
     def __init__(self, table, columns, i): self._table,self._columns,self._i = table,columns,i
     def _series(self): return self._table.iloc[self._i]
     def _cell(self, name):
-        if name not in self._columns: self._columns[name] = self._table[name].tolist()
+        if self._columns[name] is None: self._columns[name] = self._table[name].tolist()
         return self._columns[name][self._i]
-    def _has(self, name): return isinstance(name, str) and (name in self._columns or (self._table.columns==name).sum()==1)
+    def _has(self, name): return isinstance(name, str) and name in self._columns
     def __getitem__(self, name): return self._cell(name) if self._has(name) else self._series()[name]
     def __getattr__(self, name):
-        if hasattr(pd.Series, name): return getattr(self._series(), name)
+        if name!='_fields' and hasattr(pd.Series, name): return getattr(self._series(), name)      # `ColReader` asks each row for its fields
         if self._has(name): return self._cell(name)
         raise AttributeError(name)
+
+def _cells_read(fn, df):
+    "What a plain `ColReader` reads of all rows; None for any other function"
+    if type(fn) is not ColReader or len(fn.cols)!=1 or fn.pref or fn.suff or fn.label_delim is not None: return None
+    c = fn.cols[0]
+    if isinstance(c, str) and (df.columns==c).sum()==1: return df[c].tolist()
 
 def map_items(
     fn:Callable, # Function of an item
@@ -40,9 +48,10 @@ def map_items(
 )->list:
     "`fn` of each item; those of a DataFrame are its rows"
     if not isinstance(items, pd.DataFrame): return [fn(o) for o in items]
+    if (cells:=_cells_read(fn, items)) is not None: return cells
     some = np.unique(np.linspace(0, len(items)-1, 5).astype(int)) if len(items)>100 else []
     if not len(some): return [fn(o) for o in rows_of(items)]
-    columns = {}
+    columns = {k:None for k,n in Counter(items.columns).items() if n==1}
     try:
         res = [fn(_Row(items, columns, i)) for i in range(len(items))]
         same = all(str(fn(items.iloc[i]))==str(res[i]) for i in some)

@@ -13,6 +13,7 @@ import pandas as pd
 from fastai.vision.all import *
 from .folders import distinct_files
 from .images import some_files
+from ..files import need_pyarrow
 
 # %% ../../nbs/20_data.tables.ipynb #41f18b1d
 def is_missing(
@@ -51,10 +52,14 @@ def distinct(
 def _as_int(o): return int(o) if isinstance(o, float) and o.is_integer() else o
 def _is_number(o): return isinstance(o, (int,float)) and not isinstance(o, bool)
 
+def _is_whole(dtype): return dtype.kind in 'iu' if isinstance(dtype, np.dtype) else dtype in (torch.int64,torch.int32,torch.int16,torch.int8,torch.uint8)
+
 def as_labels(
     values # Labels, or cells of a column
 )->list: # None where there is none
     "Labels without surrounding blanks; integers that were stored as floats are integers again"
+    if isinstance(values, (np.ndarray,Tensor)) and not isinstance(values, TensorBase) and values.ndim==1 and _is_whole(values.dtype): return values.tolist()
+    if isinstance(values, list) and set(map(type, values))=={int}: return list(values)
     res = [None if is_missing(o) else o.strip() if isinstance(o, str) else o.item() if hasattr(o, 'item') else o for o in values]
     if all(float(o).is_integer() for o in res if _is_number(o)): res = [_as_int(o) for o in res]
     known = [o for o in res if o is not None]
@@ -145,13 +150,22 @@ def _cells(text, name):
     except csv.Error as e: raise ValueError(f'{name} cannot be read from line {reader.line_num} on: {e}; check the quotes') from None
     return rows
 
+def _read_parquet(path):
+    need_pyarrow()
+    try: df = pd.read_parquet(path)
+    except FileNotFoundError: raise
+    except (ValueError,OSError) as e: raise ValueError(f'{path} is no Parquet file: {e}') from None
+    if not len(df): raise ValueError(f'{path} has no rows')
+    return df.astype(object).where(df.notna(), None)
+
 def read_table(
-    path:str|Path, # A file of lines, with cells separated by comma, semicolon or tab
+    path:str|Path, # A file of lines, with cells separated by comma, semicolon or tab; or a `.parquet` file or folder
     suff:str='', # Suffix that the names of files lack
     need_names:bool=False # Must the first line hold the names of the columns?
-)->pd.DataFrame: # Text; None in empty cells
+)->pd.DataFrame: # Text, or the types of a Parquet file; None in empty cells
     "Read a table as text; raises `ValueError` for broken lines. Without a line of column names, they are file, label, column 3 …"
     path = Path(path)
+    if path.suffix.lower()=='.parquet': return _read_parquet(path)
     rows = _cells(_decode(path.read_bytes(), path), path)
     if not rows: raise ValueError(f'{path} has no rows')
     n = len(rows[0])

@@ -14,7 +14,9 @@ from .folders import class_images, distinct_files, file_ids, first_level_label, 
 from .images import OpenImageBlock, check_images, fast_side, some_files
 from .items import as_items, check_classes, in_vocab, items_dataset
 from .loaders import RowsDL, UnlabeledDL, fits_in_memory, as_in_validation, batch_transforms, required_pool, rows_in_memory
+from ..files import joined_tables
 from .splits import ClassSplitter, map_items, rows_of
+from .streams import Stream
 from .tables import as_bools, as_labels, column_position, is_missing, LabelCoder, distinct, labeled_files, read_table
 from .targets import check_one_class_data
 from .views import ViewMaker
@@ -102,7 +104,7 @@ def _check_two_classes(dls):
 _n_all_files = 20_000       # in a larger pool, only files with the name of a validation file are looked up on disk
 def _warn_of_leak(dls, items):
     "Warn if items of the pool are in the validation set"
-    if len(dls.loaders)<2: return
+    if len(dls.loaders)<2 or isinstance(items, Stream): return      # a stream has no files to compare
     valid = list(_file_names(dls.valid_ds, getattr(dls.valid_ds, 'items', [])))
     if not valid: return
     files = _file_names(dls.train_ds, items)
@@ -121,6 +123,7 @@ def _check_sizes(uratio, bs, n_steps):
     check_count(n_steps, 'n_steps')
 
 def _check_include_labeled(train_ds, items):
+    if isinstance(items, Stream): raise ValueError('include_labeled: the pool is a stream, to which nothing can be added')
     if not hasattr(train_ds, 'items'):
         raise ValueError('include_labeled: the training set has no `items` to add; add their inputs to the pool yourself')
     if _is_table(train_ds): return
@@ -130,7 +133,7 @@ def _check_include_labeled(train_ds, items):
 
 def _with_labeled(items, train_ds):
     "`items`, then the labeled training items"
-    return pd.concat([items, train_ds.items]) if isinstance(items, pd.DataFrame) else [*items, *train_ds.items]
+    return joined_tables(items, train_ds.items) if isinstance(items, pd.DataFrame) else [*items, *train_ds.items]
 
 # One function per kind of data: (items, dataset, tensors) of the pool
 def _pool_of_items(train, items, include_labeled, in_memory):
@@ -154,7 +157,7 @@ def _pool_of_tensors(train, items, include_labeled, n_inp):
 
 @patch
 def add_unlabeled(self:DataLoaders,
-    items, # Unlabeled items like the training items (paths or their folder, rows of a table, arrays …), or tensors if there are no items
+    items, # Unlabeled items like the training items (paths or their folder, rows of a table, arrays, a `Stream` …), or tensors if there are no items
     uratio:int=7, # Unlabeled rows per labeled row of a step
     bs:int=None, # Unlabeled rows per step; default: `uratio` times the labeled batch size
     labels=None, # Hidden labels, one per item, or a function of the item: to report the accuracy of pseudo-labels, never to train
@@ -448,7 +451,7 @@ class SSLDataLoaders(DataLoaders):
         "Arrays, with −1 as label of unlabeled rows"
         X,y = np.asarray(X),as_labels(y)
         if len(X)!=len(y): raise ValueError(f'{len(X)} rows in X but {len(y)} labels in y')
-        mask = np.array([_is_unlabeled(o) for o in y])
+        mask = np.array([o is None or (type(o) is not int and _is_unlabeled(o)) or o==-1 for o in y])
         if mask.all(): raise ValueError('no row has a label: unlabeled rows have −1 in y')
         if not mask.any(): raise ValueError('every row has a label: unlabeled rows have −1 in y')
         rows = _labeled_rows(X[~mask], [o for o,unlabeled in zip(y, mask) if not unlabeled], vocab)

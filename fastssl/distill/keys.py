@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from fastai.basics import *
 from ..data.splits import rows_of
+from ..data.streams import Stream
 
 # %% ../../nbs/70_distill.keys.ipynb #4a4915f3
 def _first_part(item): return item[0] if isinstance(item, (tuple,list)) else item
@@ -24,6 +25,27 @@ def _plain_path(item):
     if type(item) is not str or os.sep!='/': return None
     has_more = item in ('','.') or item.startswith(('./','//')) or item.endswith(('/','/.')) or '//' in item or '/./' in item
     return None if has_more else item
+
+def _plain_text(items):
+    "The `items` as one text, if all are paths as `PurePath` writes them; None if that has to be asked one by one"
+    if os.sep!='/' or set(map(type, items))!={str}: return None
+    text = '\0'+'\0'.join(items)+'\0'
+    is_plain = text.count('\0')==len(items)+1 and not any(o in text for o in ('//','/./','\0./','/\0','/.\0','\0\0','\0.\0'))
+    return text if is_plain else None
+
+def _blocks(items, n=4096): return (items[i:i+n] for i in range(0, len(items), n))
+
+def _parts_keys(items, key):
+    "`_parts_key` of all `items`"
+    for block in _blocks(items):
+        text = _plain_text(block)
+        slashes = 0 if text is None else min(o.count('/') for o in block)
+        if slashes<key.n: yield from (_parts_key(o, key) for o in block)
+        else:
+            root = block[0].rsplit('/', key.n)[0]+'/'
+            is_root_of_all = text.count('\0'+root)==len(block) and text.count('/')==len(block)*(root.count('/')+key.n-1)
+            if is_root_of_all and slashes==root.count('/')+key.n-1: yield from [o[len(root):] for o in block]
+            else: yield from ['/'.join(o.rsplit('/', key.n)[1:]) for o in block]
 
 def _parts_key(item, key):
     item = _first_part(item)
@@ -89,6 +111,7 @@ class ItemKey:
 def _default_scheme(items):
     "The scheme that fits the kind of `items`"
     if isinstance(items, pd.DataFrame): return f'column:{items.columns[0]}'
+    if isinstance(items, Stream): return 'str'
     o = items[0]
     if isinstance(o, (pd.Series, Mapping)): return f'column:{first(o.keys())}'
     if isinstance(o, (tuple,list)): return _default_scheme([i[0] for i in items])
@@ -98,16 +121,28 @@ def _default_scheme(items):
 def _depth(paths):
     "Number of parts from the folder that all `paths` share, including its name"
     deepest,folders = 0,set()
+    for block in _blocks(paths):
+        slashes = [0] if _plain_text(block) is None else [o.count('/') for o in block]
+        if min(slashes)<2:
+            deepest = max(deepest, _deepest(block, folders))
+            continue
+        deepest = max(deepest, max(slashes)+1)
+        folders.update([o[:o.rfind('/')] for o in block])
+    folders = [PurePath(p) for p in folders]
+    if len({p.anchor for p in folders})>1: return deepest
+    root = PurePath(os.path.commonpath(folders))
+    return deepest-len(root.parts)+bool(root.name)
+
+def _deepest(paths, folders):
+    "Number of parts of the deepest of `paths`; adds their folders to `folders`"
+    deepest = 0
     for p in paths:
         plain = _plain_path(p)
         if plain is None or plain=='/': plain = str(PurePath(p))
         folder,_,name = plain.rpartition(os.sep)
         deepest = max(deepest, plain.count(os.sep)+1) if os.sep=='/' else max(deepest, len(PurePath(p).parts))
         folders.add(folder if folder or not plain.startswith(os.sep) else os.sep)
-    folders = [PurePath(p) for p in folders]
-    if len({p.anchor for p in folders})>1: return deepest
-    root = PurePath(os.path.commonpath(folders))
-    return deepest-len(root.parts)+bool(root.name)
+    return deepest
 
 # %% ../../nbs/70_distill.keys.ipynb #a4161d37
 def _by_column(items, key): return key.kind=='column' and isinstance(items, pd.DataFrame) and (items.columns==key.arg).sum()==1
@@ -122,20 +157,29 @@ def keys_of(
     items, # All items
     key:ItemKey # Their scheme
 ): # Iterator of strings
-    "The keys of `items`"
+    "The keys of `items`; a stream knows the keys of its items"
+    if isinstance(items, Stream) and key.kind in ('str','parts'): return (key(k) for k in items.keys())
     if _by_column(items, key): return map(str, items[key.arg].tolist())
-    return map(key, rows_of(items))
+    rows = rows_of(items)
+    return _parts_keys(rows, key) if key.kind=='parts' and isinstance(rows, list) else map(key, rows)
+
+def _are_different(keys):
+    "Are all `keys` different, as far as their hashes tell? False if it has to be looked at"
+    hashes = np.sort(np.fromiter(map(hash, keys), np.int64, len(keys)))
+    return not (hashes[1:]==hashes[:-1]).any()
 
 def unique_keys(
     items, # All items
     key:ItemKey # Their scheme
 )->tuple: # (keys without repetition, index of the first item of each)
     "The keys of `items`; raises `ValueError` if different items have the same key"
-    rows,firsts = items if isinstance(items, list) or _by_column(items, key) else rows_of(items),{}
-    for i,k in enumerate(keys_of(rows, key)):
+    rows = items if isinstance(items, list) or _by_column(items, key) else rows_of(items)
+    keys,firsts = list(keys_of(rows, key)),{}
+    if _are_different(keys): return keys,range(len(keys))
+    for i,k in enumerate(keys):
         j = firsts.setdefault(k, i)
         if i==j or key.kind=='content': continue
-        o,first_o = item_at(rows, i),item_at(rows, j)
+        o,first_o = ((f'item {k}' for k in (i,j)) if isinstance(rows, Stream) else (item_at(rows, i), item_at(rows, j)))
         if str(o)==str(first_o): continue
         more = key.n+1 if key.kind=='parts' else 2
         raise ValueError(f"{first_o} and {o} have the same key '{k}' ({key.scheme}): give another `key`, "
@@ -193,9 +237,21 @@ class KeyIndex:
         place = self.hash.searchsorted(hashes)
         at = np.minimum(place, len(self.hash)-1)
         rows = np.where(self.hash[at]==hashes, self.rows[at], -1)
-        for i in np.flatnonzero(rows>=0).tolist():
+        found = np.flatnonzero(rows>=0)
+        if self._same_bytes(rows[found], [keys[i] for i in found.tolist()]): return rows
+        for i in found.tolist():
             if self._bytes(int(rows[i]))!=keys[i]: rows[i] = self.row(keys[i].decode(**_as_bytes))      # two keys of one hash
         return rows
+
+    def _same_bytes(self, rows, keys):
+        "Are `keys` those of `rows`, all of them?"
+        ends = np.asarray(self.end)[rows]
+        starts = np.where(rows>0, np.asarray(self.end)[rows-1], 0)
+        sizes = np.fromiter(map(len, keys), np.int64, len(keys))
+        if not np.array_equal(ends-starts, sizes): return False
+        shift = starts-(sizes.cumsum()-sizes)                   # from a byte's place in the joined keys to its place in the file
+        places = np.arange(sizes.sum())+np.repeat(shift, sizes)
+        return self.blob[places].tobytes()==b''.join(keys)
 
     @classmethod
     def write(cls,

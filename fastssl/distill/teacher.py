@@ -166,19 +166,25 @@ class TeacherLearners:
     def chunks(self,
         pick:Callable, # Function from indices to items
         idx:list, # Index of the item of each row
-        start:int, # First row
+        parts:list, # Ranges of rows to predict
         size:int, # Rows per chunk
         bs:int # Rows per batch
-    ):
-        "Logits of the rows from `start` on, one chunk at a time"
+    ): # Generator of (first row, logits)
+        "Logits of the rows `parts`, one chunk at a time"
         views = [False]+[True]*self.tta
         weights = [.25 if not augment else .75/self.tta for _ in self.ts for augment in views] if self.tta else None
-        for i in range(start, len(idx), size):
-            items = pick(idx[i:i+size])
+        for i,rows in ((i, part[i-part.start:][:size]) for part in parts for i in part[::size]):
+            items = pick(idx[rows.start:rows.stop])
             with no_random(self.seed+i, reproducible=False) if self.tta else nullcontext():
                 zs = [t.logits(items, bs, augment)[:,perm] for t,perm in zip(self.ts, self.perms) for augment in views]
                 z = self.combine(zs, weights)
-            yield z
+            yield i,z
+    def batch_size(self,
+        bs:int=None # As in `Teacher.logits`
+    )->int:
+        "Rows per batch"
+        dls = self.ts[0].learn.dls
+        return bs or (dls.valid if len(dls.loaders)>1 else dls.train).bs or 1
 
 class TeacherNetworks:
     "Networks, and one loader for all"
@@ -209,25 +215,31 @@ class TeacherNetworks:
         self.vocab = list(range(c) if self.vocab is None else self.vocab)
         if len(self.vocab)!=c:
             raise ValueError(f'the network has {c} outputs, but `vocab` has {len(self.vocab)} classes')
-    def chunks(self, pick, idx, start, size, bs):
+    def batch_size(self, bs=None): return getattr(self.dl, 'bs', None) or getattr(self.dl, 'batch_size', None) or 1
+    def chunks(self, pick, idx, parts, size, bs):
         "As `TeacherLearners.chunks`; chunks end where batches end"
         with self._in_eval():
-            buffer = []
-            for z in self._new_rows(set(idx), start):
+            buffer,start = [],0
+            for row,z in self._new_rows(set(idx), parts):
+                if buffer and start+sum(map(len, buffer))!=row:
+                    yield start,torch.cat(buffer)
+                    buffer = []
+                if not buffer: start = row
                 buffer.append(z)
                 if sum(map(len, buffer))<size: continue
-                yield torch.cat(buffer)
+                yield start,torch.cat(buffer)
                 buffer = []
-            if buffer: yield torch.cat(buffer)
-    def _new_rows(self, keep, start):
-        "Logits of the items `keep`, batch by batch, without the first `start` rows, which an earlier run has saved"
-        seen = done = 0
+            if buffer: yield start,torch.cat(buffer)
+    def _new_rows(self, keep, parts):
+        "(first row, logits) of the rows `parts`, batch by batch; other batches are read, but not predicted"
+        seen = row = 0
         for b in self.dl:
             n = len(tuplify(b)[0])
             use = [j for j in range(n) if seen+j in keep]
-            seen,done = seen+n,done+len(use)
-            if not use or done<=start: continue
-            yield self._predict(b)[use][-(done-start):]
-            start = done
+            stop = row+len(use)
+            wanted = [range(max(o.start, row), min(o.stop, stop)) for o in parts]
+            z = self._predict(b)[use] if any(wanted) else None
+            for o in filter(len, wanted): yield o.start,z[o.start-row:o.stop-row]
+            seen,row = seen+n,stop
         if seen!=self.n:
             raise ValueError(f'the loader gave {seen} rows for {self.n} items: it must give each item once, in order')

@@ -10,9 +10,10 @@ import pandas as pd
 from fastai.vision.all import *
 from ..checks import check_one_of
 from ..core import in_mode
-from ..files import printable
+from ..files import name_column, printable
 from ..calibration import expected_calibration_error, reliability_bins
 from ..data.items import as_items
+from ..data.streams import Stream
 from ..data.targets import check_one_class_data
 from ..data.unlabeled import class_vocab, hidden_labels, pool_dataset
 from ..data.loaders import UnlabeledDL, required_pool
@@ -135,7 +136,8 @@ def _class_names(codes, vocab):
     return [name(c) for c in codes.tolist()]
 
 def _item_names(items, rows):
-    "What identifies each item: the index of a table's row, a path, or the position"
+    "What identifies each item: the index of a table's row, a path, the key of a stream, or the position"
+    if isinstance(items, Stream): return [items.key(i) for i in rows]
     if isinstance(items, pd.DataFrame): return items.index[rows]
     if not is_listy(items): return rows
     return [items[i] if isinstance(items[i], (str,Path)) else i for i in rows]
@@ -155,12 +157,12 @@ def _frame(learn, pool, truth, rows, threshold, view):
     "The table of pseudo-labels of `rows` of `pool`"
     conf,codes = predict_pool(learn, view, rows, pool).max(1)
     vocab = class_vocab(learn.dls)
-    df = pd.DataFrame(dict(item=_item_names(pool.items, rows), label=_class_names(codes, vocab), confidence=conf), index=rows)
+    df = pd.DataFrame(dict(item=name_column(list(_item_names(pool.items, rows)), rows), label=name_column(_class_names(codes, vocab), rows), confidence=conf), index=rows)
     if threshold is None: threshold = _fixed_threshold(learn)
     if threshold is not None: df['kept'] = _reaches(threshold, conf, codes)
     if truth is not None:
         truth = truth.cpu()[rows]
-        df['truth'] = _class_names(truth, vocab)
+        df['truth'] = name_column(_class_names(truth, vocab), rows)
         df['correct'] = pd.array((codes==truth).tolist(), dtype='boolean').copy()
         df.loc[(truth<0).numpy(), 'correct'] = pd.NA
     return df
@@ -310,7 +312,7 @@ def plot_class_balance(
     check_one_class_data(dls, 'plot_class_balance')
     codes,vocab = _label_codes(dls),class_vocab(dls)
     if vocab is None: vocab = range(max([*codes, *pseudo.label])+1)
-    sets = _sets_of_labels(pseudo, pd.Series([vocab[i] for i in codes]))
+    sets = _sets_of_labels(pseudo, name_column([vocab[i] for i in codes]))
     n = len(vocab)
     if ax is None:
         width = min(12, max(4, .5*n+1))
@@ -318,7 +320,8 @@ def plot_class_balance(
     w = .8/len(sets)
     middle = (len(sets)-1)/2
     for i,(name,labels) in enumerate(sets.items()):
-        share = labels.value_counts(normalize=True).reindex(list(vocab), fill_value=0)
+        counts = Counter(labels.dropna())
+        share = np.array([counts[k] for k in vocab])/max(1, counts.total())
         x = np.arange(n)+(i-middle)*w
         ax.bar(x, share, w, label=f'{name} ({len(labels)})', color=('C0','C1','.7')[i])
     _label_axes(ax, 'share of each class')
