@@ -109,6 +109,19 @@ def test_a_teacher_of_several_labels():
     kl = p*(p/q).log()+(1-p)*((1-p)/(1-q)).log()
     close(learn.recorder.ssl['distill_loss'][0], kl.sum(1).mean(), 1e-3)
 
+def bernoulli_kl(p, q): return (p*(p/q).log()+(1-p)*((1-p)/(1-q)).log()).sum(1).mean()
+def test_several_teachers_of_several_labels():
+    "Probabilities of an ensemble are averaged label by label, also for a loss of your own"
+    set_seed(1)
+    teachers = [net(2), net(2)]
+    for t in teachers: nn.init.normal_(t[-1].weight, std=3.)
+    def own(s, t, y): return (s.sigmoid()-t.sigmoid()).square().sum(1)
+    for loss,of in (('binary_kd', bernoulli_kl), (own, lambda p, q: (p-q).square().sum(1).mean())):
+        learn = fit(learner('labels', [DistillCallback(teachers, loss, ensemble='probs'), Spy()], pool=False))
+        x = learn.spy.xs[0]
+        with torch.no_grad(): p,q = sum(t.eval()(x).sigmoid() for t in teachers)/2,learn.spy.start.train()(x).sigmoid()
+        close(learn.recorder.ssl['distill_loss'][0], of(p, q), 1e-3)
+
 @every
 def test_a_function_is_never_refused(kind):
     "The user's own loss between the outputs"

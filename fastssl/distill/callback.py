@@ -14,6 +14,7 @@ from .features import feature_losses
 from .losses import check_teacher_loss
 from .teacher import match_classes, mean_logits
 from .write import check_are_logits
+from ..data.targets import several_labels_per_row
 from ..losses.distill import BinaryKDLoss, TeacherLoss, teacher_loss
 from ..training.batch import SSLBatch, compiled_in_place, hook_modules
 from ..training.distributed import rows_for, unwrap
@@ -91,6 +92,7 @@ class OnlineTeacher(nn.Module):
 # %% ../../nbs/70_distill.callback.ipynb #a6451ca3
 class DistillCallback(SSLCallback):
     "Train the student with an online teacher: on its logits, and on features of inner modules"
+    teacher_activation = 'softmax'          # what turns the teacher's logits into probabilities: 'sigmoid' for several labels per item
     def __init__(self,
         teacher, # A `Learner`, a network, a timm name; or a list of them
         loss='kd', # One of `teacher_losses`, a function of (student's logits, teacher's logits, labels), or None: features only
@@ -117,7 +119,10 @@ class DistillCallback(SSLCallback):
         self.features,self.pool_views = dict(features or {}),L(views)
         self.nets = []
 
-    def check_targets(self, y): check_teacher_loss(self.loss, y, type(self).__name__, self.n_out or None)
+    def check_targets(self, y):
+        check_teacher_loss(self.loss, y, type(self).__name__, self.n_out or None)
+        independent = several_labels_per_row(y) or isinstance(self.loss, BinaryKDLoss)
+        self.teacher_activation = 'sigmoid' if independent else 'softmax'
     @property
     def views(self): return self.pool_views if self.learn is not None and self.dls.pool else L()
     @property
@@ -164,11 +169,11 @@ class DistillCallback(SSLCallback):
             raise ValueError(f'the teacher gives logits of shape {tuple(zs[0].shape)}, the student '
                              f'{tuple(logits.shape)}: both must know the same classes')
         if not self.outputs_checked: self._check_outputs(zs)
-        z = mean_logits(zs, None, self.ensemble) if len(zs)>1 else zs[0]
+        z = mean_logits(zs, None, self.ensemble, self.teacher_activation) if len(zs)>1 else zs[0]
         return self.loss(*rows_for(self.loss, logits, z, b.y if side=='l' else None)).mean()
     def _check_outputs(self, zs):
         "Are the outputs of the teachers logits? Looks at the first batch of an epoch, because that waits for the device"
-        activation = 'sigmoid' if isinstance(self.loss, BinaryKDLoss) else 'softmax'
+        activation = self.teacher_activation
         for i,z in enumerate(zs):
             who = f'the outputs of teacher {i+1}' if len(zs)>1 else "the teacher's outputs"
             z = z.detach().cpu()
