@@ -394,7 +394,7 @@ faults = {
     Fault('surer = same&(self.confidence[None]>conf[:,None])', 'surer = self.confidence[None]>conf[:,None]', 'classes compete'),
     Fault('(self.confidence[None]>conf[:,None])', '(self.confidence[None]>=conf[:,None])', '>= for >'),
     Fault('self.level*same.sum(1))', 'self.level*len(self.confidence))', 'the share of all rows'),
-    Fault('[-self.n_last:]\n        self.label', '\n        self.label', 'the memory grows'),
+    Fault('all_rows(conf)])[-self.n_last:]', 'all_rows(conf)])[:self.n_last]', 'the oldest predictions stay in memory'),
     Fault('for name,value in self.paper.items(): setattr(self, name, value)', '', "'paper' keeps our defaults"),
     Fault('if part.decay is None: part.decay = .999', 'pass', "'paper' keeps our decay"),
     Fault('return L(self.student_view) if self.has_teacher else L(self.target_view, self.student_view).unique()',
