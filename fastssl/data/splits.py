@@ -32,7 +32,7 @@ class _Row:
     def _has(self, name): return isinstance(name, str) and name in self._columns
     def __getitem__(self, name): return self._cell(name) if self._has(name) else self._series()[name]
     def __getattr__(self, name):
-        if name!='_fields' and hasattr(pd.Series, name): return getattr(self._series(), name)      # `ColReader` asks each row for its fields
+        if name!='_fields' and hasattr(pd.Series, name): return getattr(self._series(), name)   # `ColReader` asks for it
         if self._has(name): return self._cell(name)
         raise AttributeError(name)
 

@@ -48,7 +48,8 @@ def _field_of(sample):
     found = [k for k,v in fields.items() if is_image(v)] or [k for k,v in fields.items() if isinstance(v, (str,Path)) and k!='__key__']
     if len(found)==1: return found[0]
     kinds = ', '.join(f'{k!r}: {type(v).__name__}' for k,v in fields.items())
-    raise ValueError(f'a sample of the stream has the fields {kinds}: say which one is the item, Stream(source, item={next(iter(fields), "…")!r})')
+    raise ValueError(f'a sample of the stream has the fields {kinds}: say which one is the item, '
+                     f'Stream(source, item={next(iter(fields), "…")!r})')
 
 def _check_source(source):
     name = f'{type(source).__module__.partition(".")[0]}.{type(source).__name__}'
@@ -61,7 +62,7 @@ def _check_source(source):
 # %% ../../nbs/20_data.streams.ipynb #57a10007
 def _path_of(o): return getattr(o, 'path', None)
 def _order_by_path(source):
-    "Numbers of LitData's raw files in the order of their paths: they come in the order of the folder, which differs between machines; None for others"
+    "Numbers of LitData's raw files in the order of their paths: the order of a folder differs between machines. None for others"
     items = getattr(source, 'items', None)
     if not is_stream_source(source) or not isinstance(items, list) or not all(map(_path_of, items)): return None
     return np.array(sorted(range(len(items)), key=lambda i: items[i].path), dtype=np.int64)
@@ -79,8 +80,8 @@ class Stream(Sequence):
     "Items that are read from storage when they are asked for, in a fixed order"
     _pid = None
     def __init__(self,
-        source, # Samples by number, with a length: a dataset of LitData or Hugging Face, `TarFiles`, any dataset of PyTorch with numbered samples
-        item=None, # Field of a sample that is the item, or a function of the sample; default: the sample, or the one field that may be an image or a path
+        source, # Samples by number, with a length: a dataset of LitData, Hugging Face or PyTorch, `TarFiles`
+        item=None, # Field of a sample that is the item, or a function of the sample; default: the one that may be an image or a path
         key=None # Field that is the item's key, or a function of its number; default: what the source knows, or the number
     ):
         _check_source(source)

@@ -52,13 +52,16 @@ def distinct(
 def _as_int(o): return int(o) if isinstance(o, float) and o.is_integer() else o
 def _is_number(o): return isinstance(o, (int,float)) and not isinstance(o, bool)
 
-def _is_whole(dtype): return dtype.kind in 'iu' if isinstance(dtype, np.dtype) else dtype in (torch.int64,torch.int32,torch.int16,torch.int8,torch.uint8)
+def _are_whole(a):
+    "Is `a` an array or tensor of integers?"
+    if isinstance(a, np.ndarray): return a.ndim==1 and a.dtype.kind in 'iu'
+    return type(a) is Tensor and a.ndim==1 and a.dtype in (torch.int64,torch.int32,torch.int16,torch.int8,torch.uint8)
 
 def as_labels(
     values # Labels, or cells of a column
 )->list: # None where there is none
     "Labels without surrounding blanks; integers that were stored as floats are integers again"
-    if isinstance(values, (np.ndarray,Tensor)) and not isinstance(values, TensorBase) and values.ndim==1 and _is_whole(values.dtype): return values.tolist()
+    if _are_whole(values): return values.tolist()
     if isinstance(values, list) and set(map(type, values))=={int}: return list(values)
     res = [None if is_missing(o) else o.strip() if isinstance(o, str) else o.item() if hasattr(o, 'item') else o for o in values]
     if all(float(o).is_integer() for o in res if _is_number(o)): res = [_as_int(o) for o in res]

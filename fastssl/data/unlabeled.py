@@ -157,7 +157,7 @@ def _pool_of_tensors(train, items, include_labeled, n_inp):
 
 @patch
 def add_unlabeled(self:DataLoaders,
-    items, # Unlabeled items like the training items (paths or their folder, rows of a table, arrays, a `Stream` …), or tensors if there are no items
+    items, # Unlabeled items like the training items (paths, a folder, rows, arrays, a `Stream` …), or tensors if there are no items
     uratio:int=7, # Unlabeled rows per labeled row of a step
     bs:int=None, # Unlabeled rows per step; default: `uratio` times the labeled batch size
     labels=None, # Hidden labels, one per item, or a function of the item: to report the accuracy of pseudo-labels, never to train

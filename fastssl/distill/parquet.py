@@ -20,7 +20,7 @@ from ..files import need_pyarrow
 
 # %% ../../nbs/70_distill.parquet.ipynb #9a4e0006
 _entry = b'fastssl.soft_targets'
-_own = 'format','version','rows','vocab','topk','dtype','activation','key','keys','crc','shards','values','files'      # what a writer of a store says itself
+_own = ('format','version','rows','vocab','topk','dtype','activation','key','keys','crc','shards','values','files')
 
 def _list_column(pa, a, dtype):
     "Rows of the array `a` as lists of a fixed size"
@@ -41,7 +41,9 @@ def to_parquet(self:SoftTargets,
     def batch(start, stop):
         rows = range(start, stop)
         try: keys = pa.array([self._index.key(i) for i in rows], pa.string())
-        except UnicodeEncodeError as e: raise ValueError(f'Parquet holds text in UTF-8 only, but a key is {e.object!r}: save the soft targets with another `key`') from None
+        except UnicodeEncodeError as e:
+            raise ValueError(f'Parquet holds text in UTF-8 only, but a key is {e.object!r}: '
+                             'save the soft targets with another `key`') from None
         top,*classes = [a[start:stop] for a in self._arrays]
         if topk is None: return dict(key=keys, logits=_list_column(pa, top, dtype))
         return dict(key=keys, values=_list_column(pa, top[:,:-1], dtype), indices=_list_column(pa, classes[0], classes[0].dtype),
@@ -59,7 +61,8 @@ def _part_files(path):
     path = Path(path)
     if path.is_file(): return [path]
     if not path.exists(): raise FileNotFoundError(f'{path} does not exist')
-    files = sorted(f for f in path.rglob('*.parquet') if not any(o.startswith(('_','.')) for o in f.relative_to(path).parts) and f.is_file())
+    def is_data(f): return f.is_file() and not any(o.startswith(('_','.')) for o in f.relative_to(path).parts)
+    files = sorted(filter(is_data, path.rglob('*.parquet')))
     if not files: raise FileNotFoundError(f'{path} holds no files *.parquet')
     return files
 
@@ -81,8 +84,10 @@ def _layout(schema, file, key_col):
     elif any(map(_is_list, types.values())) or len(types)<2: kind,need = 'logits',['logits']
     else: return 'columns'
     if lacking:=[k for k in (key_col, *need) if k not in types]:
-        raise ValueError(f'{file} has no column {lacking}: its columns are {schema.names}, but soft targets have `{key_col}` and `logits`, or `{key_col}`, `values` and `indices`')
-    if flat:=[k for k in need if not _is_list(types[k])]: raise ValueError(f'{file}: the column {flat} must hold a list per row, but it holds {types[flat[0]]}')
+        raise ValueError(f'{file} has no column {lacking}: its columns are {schema.names}, but soft targets have '
+                         f'`{key_col}` and `logits`, or `{key_col}`, `values` and `indices`')
+    if flat:=[k for k in need if not _is_list(types[k])]:
+        raise ValueError(f'{file}: the column {flat} must hold a list per row, but it holds {types[flat[0]]}')
     return kind
 
 class _Files:
@@ -97,7 +102,9 @@ class _Files:
             if self.kind is None: self.about,self.kind = about,kind
             if kind!=self.kind: raise ValueError(f'{f} has the columns {schema.names}, but {self.files[0]} has others')
             differ = [k for k in ('vocab','temperature','activation','key') if about.get(k)!=self.about.get(k)]
-            if differ: raise ValueError(f'{f} and {self.files[0]} have other {differ[0]}: {str(about.get(differ[0]))[:80]} and {str(self.about.get(differ[0]))[:80]}')
+            if differ:
+                mine,others = (str(o.get(differ[0]))[:80] for o in (about, self.about))
+                raise ValueError(f'{f} and {self.files[0]} have other {differ[0]}: {mine} and {others}')
     def batches(self, columns, size=4096):
         for f in self.files:
             with self.parquet.ParquetFile(f) as file:
@@ -127,7 +134,8 @@ class _Files:
 def _rows_of_lists(col, name, keys, width=None):
     "A column of lists as an array `(n, width)`"
     if col.null_count: raise ValueError(f"the row of '{keys[col.is_null().index(True).as_py()]}' has no {name}")
-    lengths = np.fromiter(map(len, col), np.int64, len(col)) if not hasattr(col.type, 'list_size') else np.full(len(col), col.type.list_size)
+    is_fixed = hasattr(col.type, 'list_size')
+    lengths = np.full(len(col), col.type.list_size) if is_fixed else col.value_lengths().to_numpy(zero_copy_only=False)
     width = lengths[0] if width is None else width
     if (bad:=lengths!=width).any():
         k = int(bad.argmax())
@@ -138,7 +146,8 @@ def _rows_of_lists(col, name, keys, width=None):
 
 def _check_classes(cls, c, keys):
     "Raise a `ValueError` unless each row has different classes of `c`"
-    for bad,what in (((cls<0)|(cls>=c), f'indices of no class, there are {c}'), (np.diff(np.sort(cls, 1), axis=1)==0, 'the same index twice')):
+    unknown,twice = (cls<0)|(cls>=c),np.diff(np.sort(cls, 1), axis=1)==0
+    for bad,what in ((unknown, f'indices of no class, there are {c}'), (twice, 'the same index twice')):
         if bad.any(): raise ValueError(f"the row of '{keys[int(bad.any(1).argmax())]}' holds {what}")
 
 # %% ../../nbs/70_distill.parquet.ipynb #9a4e0011
@@ -149,10 +158,13 @@ def _top_rows(batch, keys, c, k, probs, T):
     _check_classes(cls, c, keys)
     if 'rest' in batch: rest = batch['rest'].to_numpy(zero_copy_only=False).astype(np.float32)[:,None]
     elif probs: rest = (1-values.sum(1, keepdims=True)).clip(0)/(c-k)
-    else: raise ValueError('top-k logits need the column `rest`: the logit that each other class has; or give probabilities, with probs=True')
+    else:
+        raise ValueError('top-k logits need the column `rest`: the logit that each other class has; '
+                         'or give probabilities, with probs=True')
     top = np.concatenate([values, rest], 1)
     if probs:
-        if not ((top>=0)&(top<=1)).all() or (values.sum(1)>1.02).any(): raise ValueError('the values are not probabilities, but probs=True')
+        if not ((top>=0)&(top<=1)).all() or (values.sum(1)>1.02).any():
+            raise ValueError('the values are not probabilities, but probs=True')
         top = np.log(top.clip(1e-7/(c-k)))
     return top*np.float32(T),cls
 
@@ -164,8 +176,9 @@ def _vocab_of(about, vocab, width, is_top):
     vocab = known if vocab is None else list(vocab)
     if vocab is None and is_top: raise ValueError('top-k values do not tell how many classes there are: pass vocab=…')
     if vocab is None: return list(range(width))
-    if is_top and len(vocab)<=width: raise ValueError(f'rows have {width} values, but there are {len(vocab)} classes in `vocab`: top-k has fewer values than classes')
-    if not is_top and len(vocab)!=width: raise ValueError(f'rows have {width} values, but there are {len(vocab)} classes in `vocab`')
+    counts = f'rows have {width} values, but there are {len(vocab)} classes in `vocab`'
+    if is_top and len(vocab)<=width: raise ValueError(f'{counts}: top-k has fewer values than classes')
+    if not is_top and len(vocab)!=width: raise ValueError(counts)
     return vocab
 
 @patch(cls_method=True)
@@ -173,7 +186,7 @@ def from_parquet(cls:SoftTargets,
     fname, # A Parquet file, or a folder of part files
     vocab:list=None, # Classes, in the order of the logits; default: those in the file's metadata, or 0, 1, 2 …
     path=None, # Folder of the store; default: a temporary one, deleted with the object
-    key=None, # Scheme or function that turns items into keys, see `ItemKey`; default: that of the metadata, or as many parts of a path as the keys have
+    key=None, # Scheme or function that turns items into keys, see `ItemKey`; default: that of the metadata, or by the keys
     key_col:str='key', # Column of the keys
     probs:bool=False, # Are the values probabilities?
     activation:str=None, # 'softmax' or 'sigmoid'; default: that of the metadata, or 'softmax'
@@ -181,7 +194,7 @@ def from_parquet(cls:SoftTargets,
     dtype:str=None, # 'float16' or 'float32'; default: that of the metadata, or 'float16'
     resume:bool=True # Return a complete store of the same files as it is? False: start anew, and replace it
 )->SoftTargets:
-    "A store with the rows of Parquet files, read batch by batch; it needs pyarrow. Tables with a column per class, as `to_df` makes them, are read too, at once"
+    "A store with the rows of Parquet files, read batch by batch; tables of `to_df` are read too, at once. It needs pyarrow"
     files = _Files(fname, key_col)
     about = files.about
     activation,dtype = activation or about.get('activation', 'softmax'),dtype or about.get('dtype', 'float16')
@@ -201,7 +214,8 @@ def from_parquet(cls:SoftTargets,
     tmp = tempfile.TemporaryDirectory() if path is None else None
     if tmp: path = Path(tmp.name)/'soft'
     info = {k:v for k,v in about.items() if k not in (*_own, 'temperature')}
-    w = StoreWriter(path, keys, ItemKey.of(keys, key), vocab, width if is_top else topk, dtype, resume, activation, **{**info, 'files':files.checksums()})
+    info['files'] = files.checksums()
+    w = StoreWriter(path, keys, ItemKey.of(keys, key), vocab, width if is_top else topk, dtype, resume, activation, **info)
     start = 0
     try:
         for b in files.batches([files.kind, 'indices', 'rest'] if is_top else ['logits']):

@@ -136,7 +136,8 @@ def _same_writer(new_writer, ranks):
     if w is None: w = new_writer(found=found)
     ranks.check_same(json.loads(json.dumps(w.meta)), 'items or teachers')
     if not w.complete and not w.part.exists():
-        raise FileNotFoundError(f'{w.part}, which the first process made, is not there on this machine: the processes need a shared file system')
+        raise FileNotFoundError(f'{w.part}, which the first process made, is not there on this machine: '
+                                'the processes need a shared file system')
     return w
 
 def _predict_all(w, chunks, n, progress):

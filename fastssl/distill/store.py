@@ -143,7 +143,8 @@ class SoftTargets:
         if _digest(self.keys())!=self.meta['keys']: raise self._damaged('its keys (keys.bin, keys_end.npy) are not those that were written')
         if lost:=first(k for i,k in enumerate(self.keys()) if self._index.row(k)!=i):
             raise self._damaged(f"its index (keys_hash.npy, keys_row.npy) does not find the row of '{lost}'")
-        if any(o.max()>=len(self.vocab) for a in self._arrays[1:] for o in _parts(a)): raise self._damaged('classes.npy holds numbers of no class')
+        if any(o.max()>=len(self.vocab) for a in self._arrays[1:] for o in _parts(a)):
+            raise self._damaged('classes.npy holds numbers of no class')
         if 'manifest' not in self.meta['crc']:
             warn(f'{self.path} was written by fastssl 0.0.1, which kept no checksum of the classes: their order cannot be verified')
 

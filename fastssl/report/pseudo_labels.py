@@ -157,7 +157,8 @@ def _frame(learn, pool, truth, rows, threshold, view):
     "The table of pseudo-labels of `rows` of `pool`"
     conf,codes = predict_pool(learn, view, rows, pool).max(1)
     vocab = class_vocab(learn.dls)
-    df = pd.DataFrame(dict(item=name_column(list(_item_names(pool.items, rows)), rows), label=name_column(_class_names(codes, vocab), rows), confidence=conf), index=rows)
+    items,labels = name_column(list(_item_names(pool.items, rows)), rows),name_column(_class_names(codes, vocab), rows)
+    df = pd.DataFrame(dict(item=items, label=labels, confidence=conf), index=rows)
     if threshold is None: threshold = _fixed_threshold(learn)
     if threshold is not None: df['kept'] = _reaches(threshold, conf, codes)
     if truth is not None:
