@@ -9,13 +9,17 @@ __all__ = ['LastGood', 'StopOnNaN']
 from typing import NamedTuple
 from fastai.basics import *
 from ..checks import check_count
+from ..core import all_true
 from ..static import step_result
-from .callback import AttachedCallback
+from .callback import AttachedCallback, has_state
 from .distributed import all_mean, unwrap
 from .ema import in_fit
 
 # %% ../../nbs/31_training.stop_on_nan.ipynb #9dbce643
-def _copied(state): return apply(lambda o: o.detach().to('cpu', copy=True) if isinstance(o, Tensor) else deepcopy(o), dict(state))
+def _copied(state):
+    "A copy of `state` on the CPU. A GPU makes it when it gets there: wait for it before you read"
+    return apply(lambda o: o.detach().to('cpu', copy=True, non_blocking=True) if isinstance(o, Tensor) else deepcopy(o), dict(state))
+def _all_finite(tensors): return all_true(o.isfinite().all() for o in tensors if isinstance(o, Tensor))
 
 class LastGood(NamedTuple):
     "What `StopOnNaN` can restore"
@@ -59,12 +63,12 @@ class StopOnNaN(AttachedCallback):
         self.seen = 0
         self.given = []                                  # for each step since the last check: description → a sum that shows NaN
         self.students = {id(m) for m in self.model.modules()}
-        model = _copied(unwrap(self.model).state_dict())
-        finite = all(v.isfinite().all() for v in model.values() if isinstance(v, Tensor))
-        if finite or self.last_good is None: self.last_good = LastGood(self.epoch, model, self._states())
+        model = unwrap(self.model).state_dict()
+        good = LastGood(self.epoch, _copied(model), self._states())
+        finite = _all_finite(model.values())             # the only wait: it ends when the copies are made
+        if finite or self.last_good is None: self.last_good = good
     def _states(self):
-        with_state = [c for c in self.learn.cbs if hasattr(c, 'state_dict') and hasattr(c, 'load_state_dict')]
-        return [(c, _copied(c.state_dict())) for c in with_state]
+        return [(c, _copied(c.state_dict())) for c in self.learn.cbs if has_state(c)]
     def _losses(self, methods):
         "Name in the history → description"
         names = {'sup_loss':'the supervised loss', 'total':'the total loss, by a weight or another callback,'}
@@ -105,10 +109,9 @@ class StopOnNaN(AttachedCallback):
         "Cancel the fit at the first step with a loss that is not finite"
         losses = {**losses, 'total':self.totals}
         device = self.dls.device                         # values of a finished epoch are numbers by now, others are tensors there
-        losses = {k:all_mean(torch.stack([torch.as_tensor(v, device=device) for v in vs])) for k,vs in losses.items() if vs}    # NaN in one process is NaN in all
+        losses = {k:all_mean(torch.stack([torch.as_tensor(v).to(device, non_blocking=True) for v in vs])) for k,vs in losses.items() if vs}    # NaN in one process is NaN in all
         if not losses: return
-        finite = torch.stack([v.isfinite().all() for v in losses.values()])
-        if not finite.all():                             # the only read of a check
+        if not _all_finite(losses.values()):             # the only read of a check
             self.bad = self._bad_step(losses)
             raise CancelFitException
         self.seen += max(map(len, losses.values()))
