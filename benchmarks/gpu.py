@@ -119,7 +119,8 @@ def run_file(path, seconds):
         report = Path(folder)/'report.xml'
         command = [sys.executable, __file__, '--notebook', str(path)]
         if path.suffix=='.py': command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', 'gpu', f'--junitxml={report}', str(path)]
-        job = subprocess.Popen(command, env=env, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        job = subprocess.Popen(command, env=env, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))        # a background job ignores it
         stopped = False
         try: out,_ = job.communicate(timeout=max(1, seconds))
         except subprocess.TimeoutExpired:
