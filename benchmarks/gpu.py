@@ -2,12 +2,14 @@
 
 `python benchmarks/gpu.py --data cifar10_train.npz --out gpu.json` prints one table and writes the same as JSON after each part. It needs no
 network: the archive holds JPEG files as `jpeg`, `offset`, `label`, `classes`; without one, random images and the digits take its place.
-Parts, chosen by `--only`: `cells` (every `#| cuda` cell and every test that needs a GPU), `precision` (fp16, bf16 and channels_last against
+Parts, chosen by `--only`: `cells` (every `#| cuda` cell, every cell before it on the CPU, and every test marked `gpu`), `precision` (fp16, bf16 and channels_last against
 float32 on the CPU), `step` (FixMatch with 64+448+448 rows on WRN-28-2), `graph` (the same recorded by
 `to_graph`, and what runs in it), `pieces` (views, EMA, loaders), `learns` (a short FixMatch run
 against labels alone), `speedrun`. A part that fails is named in the table, and the others still run. `--smoke` runs it all on the CPU, small."""
-import argparse, json, os, subprocess, sys, tempfile, time, traceback, types, warnings
+import argparse, json, os, signal, subprocess, sys, tempfile, time, traceback, types, warnings
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from xml.etree import ElementTree
 warnings.filterwarnings('ignore')
 os.environ.setdefault('MPLBACKEND', 'agg')
 os.environ.setdefault('IN_TEST', '1')
@@ -75,57 +77,91 @@ def cells_of(path):
         skipped = 'notest' in flags or 'slow' in flags or {'eval:','false'}<=flags
         if c['cell_type']=='code' and not skipped: yield source,'cuda' in flags
 
+def failure(e, path, source):
+    "First lines of an error: what it says, and the line of the cell where it came up"
+    at = [frame.lineno for frame in traceback.extract_tb(e.__traceback__) if frame.filename==path]
+    line = source.splitlines()[at[-1]-1].strip() if at and at[-1]<=len(source.splitlines()) else source.splitlines()[0]
+    return f'{type(e).__name__}: {first_lines(str(e))} in: {line[:160]}'
+
+def first_lines(text, n=4): return ' | '.join([line.strip() for line in text.splitlines() if line.strip()][:n])[:500]
+
 def run_notebook(path):
-    "Run the cells of a notebook, those for a GPU where there is one: (passed and all of those, other cells that failed)"
+    "Run the cells of a notebook on the CPU, and those for a GPU where there is one: (passed and all of those, failures)"
     here,own_main = os.getcwd(),sys.modules['__main__']
     module = types.ModuleType('__main__')                           # where pickle finds the classes of cells
     module.display = print
     os.chdir(Path(path).resolve().parent)
-    passed,n,others = 0,0,[]
+    passed,n,failed = 0,0,[]
     for source,needs_gpu in cells_of(Path(path).name):
         n += needs_gpu
         if needs_gpu and not cuda: continue
         source = '\n'.join(line for line in source.splitlines() if not line.startswith(('%','!')))
         sys.modules['__main__'] = module                            # again for each cell: IPython may put its own there
+        default_device(needs_gpu)
         try:
             with redirect_stdout(io.StringIO()): exec(compile(source, path, 'exec'), vars(module))
             passed += needs_gpu
-        except Exception as e:
-            others.append(f'{type(e).__name__}: {str(e)[:150]} in {source.splitlines()[-1][:80]}')
+        except Exception as e: failed.append(failure(e, path, source))
         finally:
             if cuda: torch.cuda.set_sync_debug_mode('default')
     os.chdir(here)
+    default_device(None)
     sys.modules['__main__'] = own_main
-    return passed,n,others
+    return passed,n,failed
 
 def gpu_notebooks(): return [p for p in sorted((root/'nbs').glob('**/*.ipynb')) if any(needs for _,needs in cells_of(p))]
-def gpu_test_files(): return [p for p in sorted((root/'tests').glob('test_*.py')) if 'torch.cuda.is_available' in p.read_text() and p.stem!='test_benchmarks']
+def gpu_test_files(): return [p for p in sorted((root/'tests').glob('test_*.py')) if '@pytest.mark.gpu' in p.read_text()]
+
+def run_file(path, seconds):
+    "Run a notebook's cells, or the tests of a file that are marked `gpu`, in a process of its own: (did all pass?, last line, failures)"
+    env = {**os.environ, 'PYTHONPATH':f'{root}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'}
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder)/'report.xml'
+        command = [sys.executable, __file__, '--notebook', str(path)]
+        if path.suffix=='.py': command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', 'gpu', f'--junitxml={report}', str(path)]
+        job = subprocess.Popen(command, env=env, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))        # a background job ignores it
+        stopped = False
+        try: out,_ = job.communicate(timeout=max(1, seconds))
+        except subprocess.TimeoutExpired:
+            stopped = True
+            job.send_signal(signal.SIGINT)                          # pytest reports what it has then
+            try: out,_ = job.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                job.kill()
+                out,_ = job.communicate()
+        failed = failures_in(report) if report.exists() else [line[7:] for line in out.splitlines() if line.startswith('FAILED ')]
+    lines = [line for line in out.splitlines() if line.strip()] or ['no output']
+    if stopped: failed.append(f'stopped after {seconds:.0f} s')
+    elif job.returncode and not failed: failed.append(' | '.join(lines[-6:]))
+    return not failed,lines[-1],failed
+
+def failures_in(report):
+    "One line for each failed test in a report of pytest: name and first lines of the message"
+    res = []
+    for case in ElementTree.parse(report).iter('testcase'):
+        for e in (*case.findall('failure'), *case.findall('error')): res.append(f"{case.get('name')}: {first_lines(e.get('message') or e.text or '')}")
+    return res
 
 def check_cells(t):
-    books,tests = gpu_notebooks(),gpu_test_files()
-    t.row('notebooks with a cell for a GPU', len(books), '', ' '.join(p.stem for p in books))
-    t.row('files with a test for a GPU', len(tests), '', ' '.join(p.stem for p in tests))
+    "Small files first, a few at a time"
+    files = sorted([*gpu_notebooks(), *gpu_test_files()], key=lambda p: (p.suffix=='.py', p.stat().st_size))
+    t.row('notebooks and test files for a GPU', len(files), '', ' '.join(p.stem for p in files))
     if t.smoke:
-        passed,n,others = run_notebook(root/'nbs'/'50_semi.flexmatch.ipynb')
-        t.row('50_semi.flexmatch: cells for a GPU, not run', n, '', '; '.join(others))
-        assert not others, others
+        passed,n,failed = run_notebook(root/'nbs'/'50_semi.flexmatch.ipynb')
+        t.row('50_semi.flexmatch: cells for a GPU, not run', n, '', '; '.join(failed))
+        assert not failed, failed
         return
     if not cuda: raise RuntimeError('there is no GPU: use --smoke')
-    env = {**os.environ, 'PYTHONPATH':f'{root}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'}
-    start = partial(subprocess.Popen, env=env, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    jobs = {p.stem:start([sys.executable, __file__, '--notebook', str(p)]) for p in books}
-    pytest = [sys.executable, '-m', 'pytest', '-q', '--tb=line', '-p', 'no:cacheprovider', '-k']
-    for p in tests: jobs[p.stem] = start([*pytest, 'gpu or cuda or mixed_precision', str(p)])
-    deadline = time.time()+min(150, t.left/2)
-    for name,job in jobs.items():
-        try: out,_ = job.communicate(timeout=max(1, deadline-time.time()))
-        except subprocess.TimeoutExpired:
-            job.kill()
-            out,_ = job.communicate()
-            out += '\nstopped: out of time'
-        lines = [line for line in out.strip().splitlines() if line] or ['no output']
-        shown = '; '.join(line for line in lines if 'FAILED' in line or 'Error' in line)[:600]
-        t.row(name, 'ok' if job.returncode==0 else 'FAILED', '', f'{lines[-1][:200]} {shown}')
+    end = time.time()+min(180, t.left/2)
+    with ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
+        jobs = {pool.submit(lambda p: run_file(p, min(90, end-time.time())), p):p for p in files}
+        for job in as_completed(jobs):
+            ok,last,failed = job.result()
+            name = jobs[job].stem
+            t.row(name, 'ok' if ok else 'FAILED', '', last[:200])
+            for message in failed[:12]: t.row(f'{name}: failure', '', '', message)
+            if failed: t.failed[name] = failed
 
 # ------ (a) numbers that agree
 
@@ -589,15 +625,15 @@ def main():
     p.add_argument('--data', help='archive of CIFAR-10')
     p.add_argument('--out', help='JSON file to write')
     p.add_argument('--minutes', type=float, default=8)
-    p.add_argument('--only', default='cells,precision,step,graph,pieces,learns,speedrun')
+    p.add_argument('--only', default='pieces,precision,cells,step,graph,learns,speedrun')
     p.add_argument('--smoke', action='store_true', help='on the CPU, small')
     p.add_argument('--notebook', help='run the cells of one notebook, and nothing else')
     a = p.parse_args()
     if a.notebook:
-        passed,n,others = run_notebook(a.notebook)
-        print('\n'.join(f'FAILED {o}' for o in others))
-        print(f'{passed} of {n} cells for a GPU pass, {len(others)} cells fail')
-        return int(passed<n or bool(others))
+        passed,n,failed = run_notebook(a.notebook)
+        print('\n'.join(f'FAILED {o}' for o in failed))
+        print(f'{passed} of {n} cells for a GPU pass, {len(failed)} cells fail')
+        return int(passed<n or bool(failed))
     if a.smoke: torch.set_num_threads(1)
     parts = dict(cells=check_cells, precision=check_precision, step=partial(check_step, data=a.data),
                  graph=partial(check_graph, data=a.data), pieces=partial(check_pieces, data=a.data),
@@ -608,7 +644,7 @@ def main():
         t.run(part, parts[part])
     bad = [f"{r['part']}: {r['what']}" for r in t.rows if r['value']=='FAILED' or r['what'].startswith('FAILED')]
     print(f'{len(bad)} failed{": " if bad else ""}{"; ".join(bad)}; {time.time()-t.start:.0f} s')
-    for part,trace in t.failed.items(): print(f'--- {part}\n{trace}', file=sys.stderr)
+    for part,trace in t.failed.items(): print(f'--- {part}', *L(trace), sep='\n', file=sys.stderr)
     return int(bool(bad))
 
 if __name__=='__main__': sys.exit(main())

@@ -65,7 +65,7 @@ def check_amp(amp, dtype):
     for k in ('sup_loss','precise_loss'): close(learn.recorder.ssl[k][0], ref.recorder.ssl[k][0], 2e-2)
 def test_losses_are_float32_under_autocast(): check_amp(CPUAmp(), torch.bfloat16)
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 @pytest.mark.parametrize('mode,dtype', [('fp16', torch.float16), ('bf16', torch.bfloat16)])
 def test_mixed_precision(mode, dtype): check_amp(MixedPrecision(mode), dtype)
 

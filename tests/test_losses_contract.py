@@ -50,7 +50,7 @@ def test_tensor_subclasses(name):
     loss2,gs2 = grads(case, sub)
     assert loss2.equal(loss) and all(torch.equal(a, b.as_subclass(torch.Tensor)) for a,b in zip(gs, gs2))
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.gpu
 @each
 def test_cuda_without_waiting(name):
     "The same value as on the CPU, and no synchronization in the forward pass"

@@ -143,7 +143,7 @@ def test_no_wait_and_no_loop_over_rows(name, monkeypatch):
     assert a==b and 0<max(a)<900
 
 @every
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 def test_no_wait_on_a_gpu(name):
     cb = METHODS[name]()
     def strict(f):
@@ -160,7 +160,7 @@ def test_no_wait_on_a_gpu(name):
     assert weights(learn.model).isfinite().all()
 
 @every
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 @pytest.mark.parametrize('mode', ['fp16','bf16'])
 def test_mixed_precision_on_a_gpu(name, mode):
     learn = fit(learner([METHODS[name](), MixedPrecision(mode)], mk_dls(device=torch.device('cuda'))))

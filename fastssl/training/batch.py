@@ -101,6 +101,7 @@ class SSLBatch:
     groups:list       # views that go through the model together
     hooks:Hooks       # on the modules named in `hooked_outputs`
     acc_logged:bool   # was the accuracy on the pool logged for this batch?
+    true_labels:Tensor      # `truth`, once a method has asked for it
 
     def __init__(self,
         step, # The `SSLStep` that makes the batch
@@ -112,7 +113,7 @@ class SSLBatch:
         self.step,self.raw = step,raw
         self.idx = idx
         self.y = self.given_y = y
-        self.acc_logged = False
+        self.acc_logged,self.true_labels = False,None
         me = weakref.proxy(self)                  # no reference cycle: the batch is freed at once, without the garbage collector
         self.x = Sides(lambda side, view: me._draw(side, view))
         self.x.l.weak = detuplify(plain_xb(xb))
@@ -129,7 +130,8 @@ class SSLBatch:
     @property
     def truth(self):
         labels = self.step.dls.pool.labels
-        return None if labels is None else labels[self.idx]
+        if labels is not None and self.true_labels is None: self.true_labels = labels[self.idx]
+        return self.true_labels
     def loss(self, pred, y): return self.step.base_loss(pred, y)
     def row_losses(self, pred, y): return row_losses(self.step.base_loss, pred, y)
     def soft_label_loss(self, pred, q): return soft_label_loss(self.step.base_loss, pred, q)

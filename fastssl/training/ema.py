@@ -13,6 +13,7 @@ from ..static import is_static, step_number
 from .callback import AttachedCallback
 from .distributed import unwrap
 from ..checks import check_one_of
+from ..core import all_true
 
 # %% ../../nbs/30_training.ema.ipynb #83d66a67
 def ema_decay(
@@ -148,6 +149,10 @@ class _Guarded(GetAttr):
         finally:
             if not done: self.undo()
 
+def _are_equal(ts, ss):
+    "Are the tensors of two lists equal, pair by pair?"
+    return [t.shape for t in ts]==[s.shape for s in ss] and all_true((t==s).all() for t,s in zip(ts, ss))
+
 class EMACallback(AttachedCallback):
     "Validate with the exponential moving average of the weights and leave it in `learn.model` after fit"
     order,run_valid = SaveModelCallback.order-1,False
@@ -210,7 +215,7 @@ class EMACallback(AttachedCallback):
         "Put the raw weights back. If the model was changed in between, keep it and drop the average"
         if self.raw is None: return
         now = self.tensors(self.net)
-        same = self.teacher.student is self.net and all(map(torch.equal, now, self.tensors(self.teacher.model)))
+        same = self.teacher.student is self.net and _are_equal(now, self.tensors(self.teacher.model))
         if same:
             with torch.no_grad(): torch._foreach_copy_(now, self.raw)
         else: self.teacher = None

@@ -10,6 +10,7 @@ __all__ = ['generators', 'set_generators', 'plain_attributes', 'module_extras', 
 import random
 from fastai.basics import *
 from .batch import unwrap
+from .callback import has_state
 from .plain_files import is_plain
 from .step import SSLCallback
 
@@ -122,10 +123,8 @@ def _set_generator_state(o, state):
 
 _has_draws = random.Random,torch.Generator,np.random.Generator,np.random.RandomState
 
-def _has_state(cb): return hasattr(type(cb), 'state_dict') and hasattr(type(cb), 'load_state_dict')
-
 def _callback_state(cb):
-    own = cb.state_dict() if _has_state(cb) else {}
+    own = cb.state_dict() if has_state(cb) else {}
     attributes = plain_attributes(cb, own)
     return dict(
         own=own, attributes=attributes,
@@ -134,7 +133,7 @@ def _callback_state(cb):
         draws={k:_generator_state(v) for k,v in vars(cb).items() if isinstance(v, _has_draws)})
 
 def _set_callback_state(cb, state):
-    if _has_state(cb): cb.load_state_dict(state['own'])
+    if has_state(cb): cb.load_state_dict(state['own'])
     _update(vars(cb), state['attributes'])
     own = vars(cb)
     for k in own.keys() & state['modules'].keys(): set_module_extras(own[k], state['modules'][k])

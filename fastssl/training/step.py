@@ -253,7 +253,7 @@ class SSLStep(AttachedCallback):
     def log(self, name, value):
         if isinstance(value, Tensor) and value.ndim:
             raise TypeError(f"log('{name}', …): a tensor of shape {tuple(value.shape)}, but a value of a step is one number")
-        if isinstance(value, Tensor): step_result(partial(self._append, name), value.detach().clone())
+        if isinstance(value, Tensor): step_result(partial(self._append, name), (value.detach() if value.requires_grad else value).clone())
         else: self._append(name, float(value))
     def _append(self, name, value): self.pending.setdefault(name, []).append(value)
 
@@ -428,15 +428,16 @@ class SSLStep(AttachedCallback):
     def before_validate(self): self.restore_loss()
     def after_loss(self):
         self.restore_loss()
-        b = self.b
-        with torch.autocast(self.pred.device.type, enabled=False):
-            b.sup = self.loss_grad.detach()
+        b,learn = self.b,self.learn
+        learn.loss,learn.loss_grad = learn.loss.as_subclass(Tensor),learn.loss_grad.as_subclass(Tensor)       # each operation on fastai's types is slow
+        with torch.autocast(learn.pred.device.type, enabled=False):
+            b.sup = learn.loss_grad.detach()
             self.log('sup_loss', b.sup)
             unsup = sum((self._weighted_loss(m, b) for m in self.ms if m.unsup_loss is not None), 0.)
         if isinstance(unsup, Tensor):
-            self.learn.loss = self.loss+unsup.detach()
-            self.learn.loss_grad = self.loss_grad+unsup
-        if self.distributed: self.learn.loss = all_mean(self.loss.detach())      # one loss for all who read it: the table, lr_find …
+            learn.loss = learn.loss+unsup.detach()
+            learn.loss_grad = learn.loss_grad+unsup
+        if self.distributed: learn.loss = all_mean(learn.loss.detach())      # one loss for all who read it: the table, lr_find …
     def _weighted_loss(self, m, b):
         weight,loss = m.now(m.weight),m.unsup_loss(b)
         _check_number(loss, f'{type(m).__name__}.unsup_loss')

@@ -9,13 +9,17 @@ __all__ = ['LastGood', 'StopOnNaN']
 from typing import NamedTuple
 from fastai.basics import *
 from ..checks import check_count
+from ..core import all_true
 from ..static import step_result
-from .callback import AttachedCallback
+from .callback import AttachedCallback, has_state
 from .distributed import all_mean, unwrap
 from .ema import in_fit
 
 # %% ../../nbs/31_training.stop_on_nan.ipynb #9dbce643
-def _copied(state): return apply(lambda o: o.detach().to('cpu', copy=True) if isinstance(o, Tensor) else deepcopy(o), dict(state))
+def _copied(state):
+    "A copy of `state` on the CPU. A GPU makes it when it gets there: wait for it before you read"
+    return apply(lambda o: o.detach().to('cpu', copy=True, non_blocking=True) if isinstance(o, Tensor) else deepcopy(o), dict(state))
+def _all_finite(tensors): return all_true(o.isfinite().all() for o in tensors if isinstance(o, Tensor))
 
 class LastGood(NamedTuple):
     "What `StopOnNaN` can restore"
@@ -54,17 +58,16 @@ class StopOnNaN(AttachedCallback):
         if not self.on: return
         self.step = self.ssl_step
         self.losses = self._losses(self.step.methods)
-        self.totals = []
         self.start = {k:len(self.step.history.get(k, [])) for k in self.losses}
         self.seen = 0
-        self.given = []                                  # for each step since the last check: description → a sum that shows NaN
+        self.given = []                                  # for each step since the last check: the total loss and a norm of each thing that was given, and their names
         self.students = {id(m) for m in self.model.modules()}
-        model = _copied(unwrap(self.model).state_dict())
-        finite = all(v.isfinite().all() for v in model.values() if isinstance(v, Tensor))
-        if finite or self.last_good is None: self.last_good = LastGood(self.epoch, model, self._states())
+        model = unwrap(self.model).state_dict()
+        good = LastGood(self.epoch, _copied(model), self._states())
+        finite = _all_finite(model.values())             # the only wait: it ends when the copies are made
+        if finite or self.last_good is None: self.last_good = good
     def _states(self):
-        with_state = [c for c in self.learn.cbs if hasattr(c, 'state_dict') and hasattr(c, 'load_state_dict')]
-        return [(c, _copied(c.state_dict())) for c in with_state]
+        return [(c, _copied(c.state_dict())) for c in self.learn.cbs if has_state(c)]
     def _losses(self, methods):
         "Name in the history → description"
         names = {'sup_loss':'the supervised loss', 'total':'the total loss, by a weight or another callback,'}
@@ -72,22 +75,23 @@ class StopOnNaN(AttachedCallback):
             if m.unsup_loss is not None: names[f'{m.name}_loss'] = f'the loss of {type(m).__name__}'
             if m.steps is not None: names[f'{m.name}_extra_loss'] = f'the loss of an extra step of {type(m).__name__}'
         return names
+    @torch.no_grad()
     def after_loss(self):
         if not self.on: return
-        given = {name:x.detach().sum(dtype=torch.float32) for name,x in self._given(self.step.b) if x.is_floating_point()}
-        step_result(partial(self._note, list(given)), torch.stack([self.loss_grad.detach().float(), *given.values()]))
-    def _note(self, names, sums):
-        "Keep the total loss of a step and the sums of what it was given"
+        given = [(name,x.float()) for name,x in self._given(self.step.b) if x.is_floating_point()]
+        names,xs = zip(*given) if given else ((),())
+        norms = torch._foreach_norm(xs) if xs else ()    # one kernel for all; NaN and infinity show in a norm
+        step_result(partial(self._note, names), torch.stack([self.loss_grad.float(), *norms]))
+    def _note(self, names, values):
+        "Keep the total loss of a step and the norms of what it was given"
         self.n += 1
-        self.totals.append(sums[0])
-        self.given.append(dict(zip(names, sums[1:])))
+        self.given.append((names, values))
         if self.n%self.every==0: self.look({k:self.step.pending.get(k, [])[self.seen:] for k in self.losses})
     def _given(self, b):
         "What the step was given: (description, tensor)"
-        for side,rows in (('l','the labeled rows'), ('u','the pool')):
-            views = {k:v for k,v in vars(getattr(b.x, side)).items() if k!='_get'}
-            for view,xb in views.items():
-                for x in tuplify(xb):
+        for views,rows in ((b.x.l, 'the labeled rows'), (b.x.u, 'the pool')):
+            for view,xb in vars(views).items():
+                for x in xb if isinstance(xb, tuple) else (xb,):
                     if isinstance(x, Tensor): yield f"the input, in the view '{view}' of {rows}",x
         if isinstance(b.given_y, Tensor): yield 'the targets',b.given_y.as_subclass(Tensor)
         for (net,*_),out in b.memo.items():
@@ -103,16 +107,15 @@ class StopOnNaN(AttachedCallback):
         losses:dict # Name → values since the last check
     ):
         "Cancel the fit at the first step with a loss that is not finite"
-        losses = {**losses, 'total':self.totals}
+        losses = {**losses, 'total':[values[0] for _,values in self.given]}
         device = self.dls.device                         # values of a finished epoch are numbers by now, others are tensors there
-        losses = {k:all_mean(torch.stack([torch.as_tensor(v, device=device) for v in vs])) for k,vs in losses.items() if vs}    # NaN in one process is NaN in all
+        losses = {k:all_mean(torch.stack([torch.as_tensor(v).to(device, non_blocking=True) for v in vs])) for k,vs in losses.items() if vs}    # NaN in one process is NaN in all
         if not losses: return
-        finite = torch.stack([v.isfinite().all() for v in losses.values()])
-        if not finite.all():                             # the only read of a check
+        if not _all_finite(losses.values()):             # the only read of a check
             self.bad = self._bad_step(losses)
             raise CancelFitException
         self.seen += max(map(len, losses.values()))
-        self.given,self.totals = [],[]
+        self.given = []
     def _bad_step(self, losses):
         "The first step with a loss that is not finite"
         first_bad = {}
@@ -122,8 +125,8 @@ class StopOnNaN(AttachedCallback):
         step = min(first_bad.values())
         values = {k:losses[k][step].item() for k,i in first_bad.items() if i==step}
         if len(values)>1: values.pop('total', None)
-        given = self.given[step] if step<len(self.given) else {}
-        sources = [name for name,total in given.items() if not total.isfinite()]
+        names,norms = self.given[step] if step<len(self.given) else ((),())
+        sources = [name for name,norm in zip(names, norms[1:]) if not norm.isfinite()]
         return _BadStep(self.epoch, self.seen+step, values, sources)
 
     def after_cancel_fit(self):
