@@ -31,9 +31,9 @@ def _run(labeled_dir, unlabeled_dir, seeds, labels, **kwargs):
         warnings.filterwarnings('ignore', category=FutureWarning, module='torch')           # nothing a user of the command can act on
     import fastssl.all                      # the commands know every method
     if demo:
-        from fastssl.cli.demo import digits_demo
+        from fastssl.cli.demo import demo_steps, digits_demo
         workers = (os.cpu_count() or 1) if is_cli() and sys.platform=='linux' else 1
-        digits_demo(range(seeds), steps or 500, labels, workers)
+        digits_demo(range(seeds), steps or demo_steps, labels, workers)
     else:
         from fastssl.cli.workflow import train_own
         if is_cli(): warnings.showwarning = _one_line_warning
@@ -56,7 +56,7 @@ def fastssl_train(
     size:int=224, # Side of the images in pixels
     no_flip:bool=False, # Do not mirror images: for digits, letters, signs
     epochs:int=10, # Epochs: passes over the unlabeled images, of at least 50 steps
-    steps:int=None, # Steps of the whole training, in place of passes over the unlabeled images; of the demonstration: 500
+    steps:int=None, # Steps of the whole training, in place of passes over the unlabeled images; of the demonstration: 250
     bs:int=16, # Labeled images per step (of each process, under `accelerate launch` or `torchrun`); fewer if memory is short
     uratio:int=7, # Unlabeled images per labeled one
     lr:float=1e-3, # Highest learning rate
