@@ -483,7 +483,7 @@ def waits_of(fit):
 
 def check_equal(t):
     "Largest difference between recorded and eager steps, for every method that can be recorded"
-    names = ('fixmatch','freematch','flexmatch','softmatch','adamatch','uda','pseudolabel','meanteacher','pimodel','selfensemble','mcc','defixmatch')
+    names = ('fixmatch','freematch','flexmatch','softmatch','adamatch','uda','pseudolabel','meanteacher','pimodel','selfensemble','mcc','defixmatch','dash')
     methods = {k:v for k,v in ssl_methods().items() if k in names[:2 if t.smoke else None]}
     worst,which,steps = 0.,'',(4 if t.smoke else 8)
     for name,make in methods.items():

@@ -2018,8 +2018,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'fastssl/semi/adaptive.py'),
                                        'fastssl.semi.adaptive.LossThreshold.__init__': ( 'semi.adaptive.html#lossthreshold.__init__',
                                                                                          'fastssl/semi/adaptive.py'),
-                                       'fastssl.semi.adaptive.LossThreshold._follow': ( 'semi.adaptive.html#lossthreshold._follow',
-                                                                                        'fastssl/semi/adaptive.py'),
                                        'fastssl.semi.adaptive.LossThreshold.forward': ( 'semi.adaptive.html#lossthreshold.forward',
                                                                                         'fastssl/semi/adaptive.py'),
                                        'fastssl.semi.adaptive.LossThreshold.setup': ( 'semi.adaptive.html#lossthreshold.setup',

@@ -49,7 +49,7 @@ recordable = [n for n,mk in METHODS.items() if can(mk())]
 refused = [n for n in METHODS if n not in recordable]
 
 def test_most_methods_can_be_recorded():
-    want = 'pseudo_label pi_model mean_teacher self_ensemble uda uda_tsa mcc fixmatch fixmatch_aligned fixmatch_adjusted fixmatch_teacher flexmatch defixmatch freematch softmatch adamatch'
+    want = 'pseudo_label pi_model mean_teacher self_ensemble uda uda_tsa mcc fixmatch fixmatch_aligned fixmatch_adjusted fixmatch_teacher flexmatch defixmatch freematch softmatch adamatch dash'
     assert set(want.split())<=set(recordable), set(want.split())-set(recordable)
 
 def run(name, make=None, cbs=(), n=2, opt_func=Adam, **kw):
@@ -82,6 +82,12 @@ def test_with_callbacks(cbs): same(run('fixmatch', 'eager', cbs), run('fixmatch'
 
 @pytest.mark.parametrize('opt_func', [SGD, partial(SGD, mom=.9), RMSProp])
 def test_with_optimizers(opt_func): same(run('freematch', 'eager', opt_func=opt_func), run('freematch', Tape, opt_func=opt_func))
+
+def test_dash_when_its_warmup_ends_in_a_replay(monkeypatch):
+    monkeypatch.setitem(METHODS, 'dash', partial(DashCallback, warmup=.6))
+    want,got = run('dash', 'eager'),run('dash', Tape)
+    same(want, got)
+    assert torch.tensor(got.recorder.ssl['threshold']).isnan().tolist()==[True]*6+[False]*4
 
 @pytest.mark.parametrize('forward', ['joint','no_grad','separate'])
 def test_forward(forward): same(run('fixmatch', 'eager', forward=forward), run('fixmatch', Tape, forward=forward))

@@ -88,6 +88,7 @@ class RelativeThreshold(Threshold):
 
 class LossThreshold(Threshold):
     "Dash: no row during the warm-up, then rows whose loss is at most a decreasing multiple of the supervised loss at its end"
+    recordable = True
     def __init__(self,
         warmup:float=.1, # Share of training that uses only labels
         gamma:float=1.27, # Factor by which the bound decreases over `every`
@@ -104,17 +105,14 @@ class LossThreshold(Threshold):
         self.register_buffer('n', torch.zeros(()))         # steps of the warm-up so far
     @torch.no_grad()
     def forward(self, p, b:SSLBatch):
-        if b.pct<self.warmup:
-            self._follow(all_mean(b.sup))
-            self.level = torch.full_like(self.rho, torch.nan)
-            return torch.zeros_like(p[:,0])
+        after = 1.*(b.pct>=self.warmup)                    # 0 during the warm-up, then 1: no branch, so that a step can be recorded
+        self.n += 1-after
+        self.rho.add_((1-after)*(all_mean(b.sup)-self.rho)/self.n.clamp(1, 10))             # a mean over about ten steps
         decrease = self.gamma**(-(b.pct-self.warmup)/self.every)
-        self.level = (self.rho*(self.C*decrease)).clamp(min=self.least)
+        bound = (self.rho*(self.C*decrease)).clamp(min=self.least)
+        self.level = bound*after/after                     # NaN during the warm-up, which is not reached by any loss
         loss = -p.amax(1).log()
         return (loss<=self.level).to(p.dtype)
-    def _follow(self, sup_loss):
-        self.n += 1
-        self.rho.add_((sup_loss-self.rho)/self.n.clamp(max=10))            # a mean over about ten steps
 
 # %% ../../nbs/50_semi.adaptive.ipynb #56f2ebba
 def _normalized_ratio(a, b):
@@ -203,6 +201,7 @@ class AdaMatchCallback(FixMatchCallback):
 @register_method('… with a threshold that adapts')
 class DashCallback(FixMatchCallback):
     "FixMatch with a bound on the loss of a pseudo-label that decreases over training ([Dash](https://arxiv.org/abs/2109.00650))"
+    recordable = True
     paper = {}
     @delegates(FixMatchCallback.__init__, but='threshold')
     def __init__(self,
