@@ -164,7 +164,7 @@ def ssl_head_learner(
     if probe.beats_chance: start_head(whole, probe)
     tfm = FeatureView(probe.mean, probe.scale)
     layer = _on_centered(last_linear(whole.model), tfm)
-    kwargs = merge(dict(lr=.05*float(layer.weight.std()), wd=0., loss_func=whole.loss_func), kwargs)
+    kwargs = merge(dict(gate=.65, lr=.05*float(layer.weight.std()), wd=0., loss_func=whole.loss_func), kwargs)
     learn = ssl_learner(_feature_dls(whole, f, tfm, bs, uratio, n_steps, seed), layer, cbs=ifnone(cbs, FreeMatchCallback()), **kwargs)
     keep_probe(learn, probe)
     learn.whole,learn.feature_view = whole,tfm

@@ -63,7 +63,7 @@ def ssl_learner(
     body_lr:float=.1, # Learning rate of a trained body divided by that of its head, where one rate is given
     freeze_norm:bool=True, # Keep the batch statistics of a trained body as they are?
     lora:int=None, # Rank of low-rank corrections to the linear layers of a transformer, whose own weights are frozen, see `add_lora`; None: all weights learn
-    gate:float=.65, # Least `agreement` of `learn.probe` for methods to trust predictions for the pool; 0: always, see `SSLStep`
+    gate:float=.75, # Least `agreement` of `learn.probe` for methods to trust predictions for the pool; 0: always, see `SSLStep`
     **kwargs
 )->Learner:
     "A `Learner` for semi-supervised training"
@@ -71,7 +71,7 @@ def ssl_learner(
     cbs = L(c() if isinstance(c, type) else c for c in L(cbs))
     if sup_strong: cbs.append(SupStrongCallback(sup_strong))
     if ema: cbs.append(ema if isinstance(ema, Callback) else EMACallback(None if ema is True else ema))
-    if (forward,gate)!=('auto',.65): cbs = L(SSLStep(forward, gate))+cbs
+    if (forward,gate)!=('auto',.75): cbs = L(SSLStep(forward, gate))+cbs
     methods = cbs.filter(risinstance(SSLCallback))
     n_out = ifnone(n_out, get_c(dls))
     if not n_out: raise ValueError('the data do not tell the number of classes: pass n_out')

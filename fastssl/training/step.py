@@ -228,7 +228,7 @@ class SSLStep(AttachedCallback):
     distributed = False     # does the learner train in several processes?
     def __init__(self,
         forward:str='auto', # How the rows go through the model: 'joint', 'separate' or 'no_grad'; 'auto' takes 'separate' if batch norms train, else 'joint'
-        gate:float=.65, # Least `agreement` of `learn.probe` with label propagation for methods to trust predictions for the pool; 0: always
+        gate:float=.75, # Least `agreement` of `learn.probe` with label propagation for methods to trust predictions for the pool; 0: always
         auto:bool=False # Added by a method, and removed with the last one?
     ):
         check_one_of(forward, ('auto','joint','no_grad','separate'), 'forward')
