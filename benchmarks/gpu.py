@@ -2,7 +2,8 @@
 
 `python benchmarks/gpu.py --data cifar10_train.npz --out gpu.json` prints one table and writes the same as JSON after each part. It needs no
 network: the archive holds JPEG files as `jpeg`, `offset`, `label`, `classes`; without one, random images and the digits take its place.
-Parts, chosen by `--only`: `cells` (every `#| cuda` cell, every cell before it on the CPU, and every test marked `gpu`), `precision` (fp16, bf16 and channels_last against
+Parts, chosen by `--only`: `cells` (every `#| cuda` cell, every other cell of its notebook on the CPU, and every test marked `gpu`),
+`precision` (fp16, bf16 and channels_last against
 float32 on the CPU), `step` (FixMatch with 64+448+448 rows on WRN-28-2), `graph` (the same recorded by
 `to_graph`, and what runs in it), `pieces` (views, EMA, loaders), `learns` (a short FixMatch run
 against labels alone), `speedrun`. A part that fails is named in the table, and the others still run. `--smoke` runs it all on the CPU, small."""
@@ -118,7 +119,8 @@ def run_file(path, seconds):
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder)/'report.xml'
         command = [sys.executable, __file__, '--notebook', str(path)]
-        if path.suffix=='.py': command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', 'gpu', f'--junitxml={report}', str(path)]
+        pytest = ['-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', 'gpu', f'--junitxml={report}', str(path)]
+        if path.suffix=='.py': command = [sys.executable, *pytest]
         job = subprocess.Popen(command, env=env, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))        # a background job ignores it
         stopped = False
@@ -140,7 +142,8 @@ def failures_in(report):
     "One line for each failed test in a report of pytest: name and first lines of the message"
     res = []
     for case in ElementTree.parse(report).iter('testcase'):
-        for e in (*case.findall('failure'), *case.findall('error')): res.append(f"{case.get('name')}: {first_lines(e.get('message') or e.text or '')}")
+        for e in (*case.findall('failure'), *case.findall('error')):
+            res.append(f"{case.get('name')}: {first_lines(e.get('message') or e.text or '')}")
     return res
 
 def check_cells(t):
@@ -483,7 +486,8 @@ def waits_of(fit):
 
 def check_equal(t):
     "Largest difference between recorded and eager steps, for every method that can be recorded"
-    names = ('fixmatch','freematch','flexmatch','softmatch','adamatch','uda','pseudolabel','meanteacher','pimodel','selfensemble','mcc','defixmatch','dash')
+    names = ('fixmatch','freematch','flexmatch','softmatch','adamatch','uda','pseudolabel','meanteacher','pimodel',
+             'selfensemble','mcc','defixmatch','dash')
     methods = {k:v for k,v in ssl_methods().items() if k in names[:2 if t.smoke else None]}
     worst,which,steps = 0.,'',(4 if t.smoke else 8)
     for name,make in methods.items():

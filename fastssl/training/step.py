@@ -429,7 +429,7 @@ class SSLStep(AttachedCallback):
     def after_loss(self):
         self.restore_loss()
         b,learn = self.b,self.learn
-        learn.loss,learn.loss_grad = learn.loss.as_subclass(Tensor),learn.loss_grad.as_subclass(Tensor)       # each operation on fastai's types is slow
+        for k in ('loss','loss_grad'): setattr(learn, k, getattr(learn, k).as_subclass(Tensor))         # operations on fastai's types are slow
         with torch.autocast(learn.pred.device.type, enabled=False):
             b.sup = learn.loss_grad.detach()
             self.log('sup_loss', b.sup)

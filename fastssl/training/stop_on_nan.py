@@ -60,7 +60,7 @@ class StopOnNaN(AttachedCallback):
         self.losses = self._losses(self.step.methods)
         self.start = {k:len(self.step.history.get(k, [])) for k in self.losses}
         self.seen = 0
-        self.given = []                                  # for each step since the last check: the total loss and a norm of each thing that was given, and their names
+        self.given = []                                  # for each step since the last check: names, and the total loss with norms of what they name
         self.students = {id(m) for m in self.model.modules()}
         model = unwrap(self.model).state_dict()
         good = LastGood(self.epoch, _copied(model), self._states())
@@ -109,7 +109,8 @@ class StopOnNaN(AttachedCallback):
         "Cancel the fit at the first step with a loss that is not finite"
         losses = {**losses, 'total':[values[0] for _,values in self.given]}
         device = self.dls.device                         # values of a finished epoch are numbers by now, others are tensors there
-        losses = {k:all_mean(torch.stack([torch.as_tensor(v).to(device, non_blocking=True) for v in vs])) for k,vs in losses.items() if vs}    # NaN in one process is NaN in all
+        def stacked(vs): return torch.stack([torch.as_tensor(v).to(device, non_blocking=True) for v in vs])
+        losses = {k:all_mean(stacked(vs)) for k,vs in losses.items() if vs}          # NaN in one process is NaN in all
         if not losses: return
         if not _all_finite(losses.values()):             # the only read of a check
             self.bad = self._bad_step(losses)
