@@ -73,6 +73,7 @@ def run(task, method, make, seed, steps, lr):
     "Metric on the target, metric on held-out source items if there are any, milliseconds per step"
     set_seed(seed, reproducible=True)
     learn = learner(task, method, data(task, seed, steps, method=='target'), [*L(make()), CPUTime()])
+    learn.ssl_step.forward = 'joint'         # batch norms see both domains together, as when adapt.csv was made
     with quiet(learn):
         learn.fit_one_cycle(10, lr)
         value,ms = learn.recorder.values[-1][2],1000*learn.cpu_time.s/steps
