@@ -1998,8 +1998,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'fastssl/semi/adaptive.py'),
                                        'fastssl.semi.adaptive.FreeMatchCallback.__init__': ( 'semi.adaptive.html#freematchcallback.__init__',
                                                                                              'fastssl/semi/adaptive.py'),
-                                       'fastssl.semi.adaptive.FreeMatchCallback.extra_loss': ( 'semi.adaptive.html#freematchcallback.extra_loss',
-                                                                                               'fastssl/semi/adaptive.py'),
                                        'fastssl.semi.adaptive.FreeMatchCallback.total_loss': ( 'semi.adaptive.html#freematchcallback.total_loss',
                                                                                                'fastssl/semi/adaptive.py'),
                                        'fastssl.semi.adaptive.GaussianWeight': ( 'semi.adaptive.html#gaussianweight',

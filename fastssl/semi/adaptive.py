@@ -152,12 +152,11 @@ class FreeMatchCallback(FixMatchCallback):
     ):
         super().__init__(SelfAdaptiveThreshold(decay), weight, **kwargs)
         self.fairness = check_weight(fairness, 'fairness')
-    def extra_loss(self, b:SSLBatch, p, w):
-        loss = fairness_loss(self.student_logits(b), w, self.threshold.mean, self.threshold.share)
-        return self.now(self.fairness)*loss
     def total_loss(self, b:SSLBatch, student, p, w):
-        if not (self.hard and self.distance in ('ce','kl')): return super().total_loss(b, student, p, w)
-        losses,p_mean,labels = cross_entropy_and_mean(student, most_probable(p), w)
+        if self.hard and self.distance in ('ce','kl'): losses,p_mean,labels = cross_entropy_and_mean(student, most_probable(p), w)
+        else:
+            q = student.softmax(1)
+            losses,p_mean,labels = self.compare(student, p),(q*w[:,None]).mean(0),q.detach().argmax(1)
         fair = _fairness(p_mean, labels, w, self.threshold.mean, self.threshold.share)
         return self.mean_loss(losses*w, w)+self.now(self.fairness)*fair
 
