@@ -2040,6 +2040,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'fastssl/semi/adaptive.py'),
                                        'fastssl.semi.adaptive.SoftMatchCallback.__init__': ( 'semi.adaptive.html#softmatchcallback.__init__',
                                                                                              'fastssl/semi/adaptive.py'),
+                                       'fastssl.semi.adaptive.SoftMatchCallback.keep': ( 'semi.adaptive.html#softmatchcallback.keep',
+                                                                                         'fastssl/semi/adaptive.py'),
                                        'fastssl.semi.adaptive.SoftMatchCallback.weigh': ( 'semi.adaptive.html#softmatchcallback.weigh',
                                                                                           'fastssl/semi/adaptive.py'),
                                        'fastssl.semi.adaptive._fairness': ('semi.adaptive.html#_fairness', 'fastssl/semi/adaptive.py'),

@@ -164,7 +164,7 @@ def cross_entropy_and_mean(
     "Several results of one softmax, without a tensor of the size of `logits` but their gradient"
     if logits.numel()>2**18: return _CrossEntropyAndMean.apply(logits, labels, keep)
     logp = logits.log_softmax(1)
-    return -logp.gather(1, labels[:,None])[:,0],keep/max(len(logits), 1)@logp.exp(),most_probable(logits.detach())
+    return -logp.gather(1, labels[:,None])[:,0],torch.mv(logp.exp().T, keep/max(len(logits), 1)),most_probable(logits.detach())
 
 # %% ../nbs/00_core.ipynb #24033bf8
 def class_share(

@@ -479,7 +479,7 @@ faults = {
     Fault('(p*keep[:,None]).mean(0)', 'p.mean(0)', 'rows that do not count are in the mean'),
     Fault('log_now = now.where(h>0, torch.ones_like(now)).log()', 'log_now = now.log()', 'infinite for a class that is not predicted'),
     Fault('self.now(self.fairness)*fair', 'fair', 'the weight of the fairness is ignored'),
-    Fault('self.threshold.weights(self.align.confidence(p, b), b),p', 'self.threshold.weights(p.amax(1), b),p', "SoftMatch's weights are not of aligned confidences"),
+    Fault('self.threshold.weights(self.align.confidence(p, b), b)', 'self.threshold.weights(p.amax(1), b)', "SoftMatch's weights are not of aligned confidences"),
     Fault('super().__init__(GaussianWeight(n_sigma, decay), weight, align=align, **kwargs)',
           'super().__init__(GaussianWeight(n_sigma, decay), weight, **kwargs)', 'SoftMatch without alignment'),
     Fault("align = DistributionAlignment('predictions', decay)", "align = DistributionAlignment('uniform', decay)",

@@ -47,12 +47,13 @@ def averaged(rows, decay=.9):
             for p,q in zip(t.parameters(), r.net.parameters()): p.data = a*p.data+(1-a)*q.data
         r.t = sm(copy_np(t(r.x['weak2'])))
 def test_mean_teacher():
-    s = Steps(MeanTeacherCallback(.9, weight=1.)); averaged(s.rows)
-    s.check(lambda r: ((sm(r.u['weak'])-r.t)**2).sum(1).mean())
+    for student in ('weak','strong'):
+        s = Steps(MeanTeacherCallback(.9, weight=1., student_view=student)); averaged(s.rows)
+        s.check(lambda r: ((sm(r.u[student])-r.t)**2).sum(1).mean())
 def test_self_ensemble():
     s = Steps(SelfEnsembleCallback(low, balance=.1, teacher_decay=.9)); averaged(s.rows)
     def f(r):
-        p,k = sm(r.u['weak']),hit(r.t, low); m = p.mean(0)
+        p,k = sm(r.u['strong']),hit(r.t, low); m = p.mean(0)
         return (((p-r.t)**2).sum(1)*k).mean()+.1*k.mean()*-(.1*np.log(m)+.9*np.log(1-m)).mean()
     s.check(f)
 

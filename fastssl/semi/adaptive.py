@@ -165,7 +165,6 @@ class SoftMatchCallback(FixMatchCallback):
     "FixMatch with smooth weights, from confidences after uniform alignment ([SoftMatch](https://arxiv.org/abs/2301.10921))"
     recordable = True
     paper = dict(weight=1.)
-    aligned_target = False
     @delegates(FixMatchCallback.__init__, but='threshold,align')
     def __init__(self,
         n_sigma:float=2., # Divisor of the standard deviation: larger is stricter
@@ -175,9 +174,12 @@ class SoftMatchCallback(FixMatchCallback):
     ):
         align = DistributionAlignment('uniform', decay)
         super().__init__(GaussianWeight(n_sigma, decay), weight, align=align, **kwargs)
-    def weigh(self, p, b:SSLBatch):
-        if type(self.threshold) is not GaussianWeight or type(self.align) is not DistributionAlignment: return super().weigh(p, b)
-        return self.threshold.weights(self.align.confidence(p, b), b),p
+    def weigh(self, p, b:SSLBatch): return self.keep(p, b),p
+    def keep(self, p, b:SSLBatch=None):
+        "Weight of each row, by its confidence after alignment"
+        plain = type(self.threshold) is GaussianWeight and type(self.align) is DistributionAlignment
+        if not plain: return super().keep(self.align(p, b) if self.align else p, b)
+        return self.threshold.weights(self.align.confidence(p, b), b)
 
 @register_method('… with a threshold that adapts')
 class AdaMatchCallback(FixMatchCallback):
