@@ -49,7 +49,9 @@ def all_true(
 )->bool: # True if there are none
     "Are all of `flags` true? A GPU is waited for once, not once per flag"
     flags = list(flags)
-    return not flags or bool(torch.stack([o.to(flags[0].device, non_blocking=True) for o in flags]).all())
+    if not flags: return True
+    device = next((o.device for o in flags if o.device.type!='cpu'), flags[0].device)      # a copy from a GPU that nothing waits for must not be read on the CPU
+    return bool(torch.stack([o.to(device, non_blocking=True) for o in flags]).all())
 
 # %% ../nbs/00_core.ipynb #7afb24ae
 def weighted(

@@ -121,12 +121,12 @@ class PoolReport(AttachedCallback):
                         f"and weak and strong view agree on {percent(agreed)} of them. Use threshold='auto' or a higher "
                         "threshold")
     def _equal_views(self):
-        "A method without a threshold whose loss is exactly 0 compares predictions that cannot differ"
+        "A method without a threshold whose loss is exactly 0 compares two views that cannot differ"
         for m in self.ssl_step.ms:
             losses = self.ssl_step.history.get(f'{m.name}_loss', [])
-            if losses and not any(losses) and m.now(m.weight)>0 and self._late('kept') is None:
-                views = ' and '.join(m.reads().itemgot(1).unique())
-                return (f'nothing to learn: the loss of {type(m).__name__} was 0 in every step, because its views ({views}) are the '
+            views = m.reads().itemgot(1).unique()
+            if len(views)>1 and losses and not any(losses) and m.now(m.weight)>0 and self._late('kept') is None:
+                return (f'nothing to learn: the loss of {type(m).__name__} was 0 in every step, because its views ({" and ".join(views)}) are the '
                         'same images. Give the data random batch_tfms, or use a method with a strong view')
     def _few_classes(self):
         if self.predicted is None: return
