@@ -34,7 +34,9 @@ from .data.order import *
 from .data.native import *
 from .data.splits import *
 from .data.items import *
+from .data.workers import *
 from .data.loaders import *
+from .data.memory import *
 from .data.targets import *
 from .data.normalize import *
 from .data.views import *
@@ -43,6 +45,7 @@ from .data.keypoints import *
 from .training.callback import *
 from .training.plain_files import *
 from .training.distributed import *
+from .training.launched import *
 from .training.ema import *
 from .training.batch import *
 from .training.registry import *
@@ -67,6 +70,8 @@ from .report.target import *
 from .report.baselines import *
 from .export import *
 from .learner import *
+from .semi.alignment import *
+from .semi.threshold import *
 from .semi.consistency import *
 from .semi.pseudo_label import *
 from .semi.mean_teacher import *

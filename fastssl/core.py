@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['plain_float32', 'in_float32', 'all_true', 'weighted', 'reduced', 'most_probable', 'confident_label', 'pseudo_label',
            'sharpen', 'soft_cross_entropy', 'in_cache', 'cross_entropy_and_mean', 'class_share', 'last_writer',
-           'in_mode', 'write_atomic', 'free_memory', 'bar_if_slow']
+           'in_mode', 'write_atomic', 'bar_if_slow']
 
 # %% ../nbs/00_core.ipynb #b8eef3fd
 from contextlib import contextmanager
 from pathlib import Path
-import functools, os, re, shutil, time
+import functools, os, shutil, time
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -228,33 +228,6 @@ def _sync_folder(folder):
     fd = os.open(folder, os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)
-
-# %% ../nbs/00_core.ipynb #a0d53428
-def _number(path, after=''):
-    "The first whole number in the file `path` behind `after`; None if there is none"
-    try: text = Path(path).read_text()
-    except OSError: return None
-    found = re.search(rf'{after}\s*(\d+)', text)
-    return found and int(found[1])
-
-def _limit_of_group():
-    "Bytes that the control group of this process, a container's, may still allocate; None if it has no limit"
-    folder = '/sys/fs/cgroup'
-    limit,used = _number(f'{folder}/memory.max'),_number(f'{folder}/memory.current')
-    if limit is None or used is None: return None
-    cache = _number(f'{folder}/memory.stat', 'inactive_file') or 0           # given back when memory is short
-    return max(0, limit-used+cache)
-
-def free_memory(
-    device='cpu' # Any
-)->int|None: # Bytes; None if it is not known
-    "Memory that can be allocated"
-    device = torch.device(device or 'cpu')
-    if device.type=='cuda': return torch.cuda.mem_get_info(device)[0]
-    if device.type!='cpu': return None
-    kb = _number('/proc/meminfo', 'MemAvailable:')
-    known = [o for o in (kb and 1024*kb, _limit_of_group()) if o is not None]
-    return min(known) if known else None
 
 # %% ../nbs/00_core.ipynb #a8643570
 def bar_if_slow(

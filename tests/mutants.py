@@ -24,7 +24,8 @@ module_tests = {                # run where the notebook does not notice a fault
     'losses.metric': losses, 'losses.rows': ('test_methods_by_hand.py',), 'losses.semi': losses,
     'distill.losses': ('test_soft_targets.py','test_targets.py'),
     'training.callback': callbacks, 'training.batch': methods, 'training.ema': callbacks, 'training.step': (*methods, 'test_cleanup.py'),
-    'semi.consistency': methods, 'semi.fixmatch': methods, 'semi.flexmatch': methods, 'semi.adaptive': methods,
+    'semi.alignment': methods, 'semi.threshold': methods, 'semi.consistency': methods, 'semi.fixmatch': methods,
+    'semi.flexmatch': methods, 'semi.adaptive': methods,
 }
 
 # exact text, its replacement, what is wrong then, and why it changes nothing if no test can notice it
@@ -374,7 +375,7 @@ faults = {
     Fault('def unsup_loss(self, b:SSLBatch): return b.loss(b.l.strong, b.y)',
           'def unsup_loss(self, b:SSLBatch): return b.loss(b.l.weak, b.y)', 'the weak view twice'),
 ],
-'semi.consistency': [
+'semi.alignment': [
     Fault('shares>0).all()', 'shares>=0).all()', 'shares of 0 are accepted'),
     Fault("self.register_buffer('goal', goal/goal.sum())", "self.register_buffer('goal', goal.clone())", 'shares are not normalized'),
     Fault("if self.target=='labels': self.goal.lerp_", 'if False: self.goal.lerp_', "'labels' is uniform"),
@@ -386,6 +387,8 @@ faults = {
     Fault('return q.div_(q.sum(1, keepdim=True))', 'return q', 'aligned probabilities do not sum to 1'),
     Fault('return self.tau*self.mean.clamp(min=1e-6).log()', 'return self.mean.clamp(min=1e-6).log()', 'tau is ignored'),
     Fault('return self.tau*self.mean.clamp(min=1e-6).log()', 'return self.tau*self.mean.log()', 'adjustment without its clamp'),
+],
+'semi.threshold': [
     Fault('min(self.end, self.expected_accuracy)', 'self.end', 'the expected accuracy is ignored'),
     Fault('*self.accuracy.clamp(max=1)', '', 'the accuracy on labeled rows is ignored'),
     Fault('self.accuracy.clamp(max=1)', 'self.accuracy', 'shares above 1',
@@ -395,6 +398,8 @@ faults = {
     Fault('(self.confidence[None]>conf[:,None])', '(self.confidence[None]>=conf[:,None])', '>= for >'),
     Fault('self.level*same.sum(1))', 'self.level*len(self.confidence))', 'the share of all rows'),
     Fault('all_rows(conf)])[-self.n_last:]', 'all_rows(conf)])[:self.n_last]', 'the oldest predictions stay in memory'),
+],
+'semi.consistency': [
     Fault('for name,value in self.paper.items(): setattr(self, name, value)', '', "'paper' keeps our defaults"),
     Fault('if part.decay is None: part.decay = .999', 'pass', "'paper' keeps our decay"),
     Fault('return L(self.student_view) if self.has_teacher else L(self.target_view, self.student_view).unique()',

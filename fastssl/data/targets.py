@@ -7,7 +7,7 @@ __all__ = ['one_class_per_row', 'several_labels_per_row', 'check_one_class', 'fi
 
 # %% ../../nbs/22_data.targets.ipynb #ade0b7f0
 from fastai.vision.all import *
-from .loaders import rows_in_memory
+from .memory import rows_in_memory
 
 # %% ../../nbs/22_data.targets.ipynb #22660ca8
 def one_class_per_row(

@@ -13,7 +13,8 @@ from ..checks import check_count, check_one_of
 from .folders import class_images, distinct_files, file_ids, first_level_label, list_images, not_in
 from .images import OpenImageBlock, check_images, fast_side, some_files
 from .items import as_items, check_classes, in_vocab, items_dataset
-from .loaders import RowsDL, UnlabeledDL, fits_in_memory, as_in_validation, batch_transforms, required_pool, rows_in_memory
+from .loaders import RowsDL, UnlabeledDL, as_in_validation, batch_transforms, required_pool
+from .memory import fits_in_memory, rows_in_memory
 from ..files import joined_tables
 from .splits import ClassSplitter, map_items, rows_of
 from .streams import Stream

@@ -11,7 +11,8 @@ from fastai.basics import *
 from ..checks import *
 from ..core import *
 from ..schedules import SchedRampUp
-from .consistency import DistributionAlignment, Threshold
+from .alignment import DistributionAlignment
+from .threshold import Threshold
 from .fixmatch import FixMatchCallback
 from ..training.batch import SSLBatch
 from ..training.distributed import all_mean, all_rows

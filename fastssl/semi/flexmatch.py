@@ -15,7 +15,7 @@ from fastcore.meta import delegates
 from ..checks import *
 from ..core import *
 from ..schedules import SchedRampUp
-from .consistency import Threshold
+from .threshold import Threshold
 from .fixmatch import FixMatchCallback
 from ..training.batch import SSLBatch
 from ..training.distributed import all_rows

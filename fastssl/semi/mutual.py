@@ -14,7 +14,8 @@ from ..schedules import averaging_decay
 from ..data.targets import check_one_class_data
 from ..data.unlabeled import *
 from ..training.ema import EMATeacher
-from ..data.loaders import batch_transforms, mixed_seed, rows_in_memory
+from ..data.loaders import batch_transforms, mixed_seed
+from ..data.memory import rows_in_memory
 from ..losses.distill import CrossEntropyLoss  # documented under this method
 from ..losses.metric import SoftTripletLoss
 from ..models.multihead import TwoNetworks

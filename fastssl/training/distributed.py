@@ -6,12 +6,10 @@
 __all__ = ['unwrap', 'all_ranks', 'n_ranks', 'ranks_together', 'join_ranks', 'all_mean', 'all_rows', 'rows_for', 'own_rows',
            'mean_over', 'from_rank0', 'copy_from_rank0', 'average_statistics', 'average_gradients', 'SyncGradients',
            'own_reduction', 'distributed_trainer', 'JointDL', 'adapt_trainer', 'save_for_lr_find', 'choose_gpu',
-           'together_if_launched', 'check_launch', 'check_same_data', 'differ_by_rank', 'in_this_process', 'in_parts',
-           'LaunchedTogether']
+           'together_if_launched', 'check_launch', 'check_same_data', 'differ_by_rank', 'in_this_process', 'in_parts']
 
 # %% ../../nbs/30_training.distributed.ipynb #d1500003
 import functools, hashlib, os
-from datetime import timedelta
 import torch.distributed as dist
 from fastai.basics import *
 from fastai.callback.training import GradientAccumulation
@@ -405,52 +403,3 @@ def in_parts(
         if n==1 or len(rows)<n: return predict(rows)
         mine = rows[len(rows)*r//n:len(rows)*(r+1)//n]
         return apply(lambda o: _all_parts(o.as_subclass(Tensor)) if isinstance(o, Tensor) else o, predict(mine))
-
-# %% ../../nbs/30_training.distributed.ipynb #d1500041
-class LaunchedTogether:
-    "Context of work that is divided among the processes that were launched together; a process alone does all of it"
-    def __init__(self): self.group,self.rank,self.n = None,rank_distrib(),max(1, num_distrib())
-    def __enter__(self):
-        if self.n==1: return self
-        if not dist.is_initialized():
-            try: from accelerate import PartialState
-            except ImportError: raise ImportError("several processes need accelerate: pip install 'fastssl[distributed]'") from None
-            PartialState(cpu=not torch.cuda.is_available())
-        self.group = dist.new_group(backend='gloo', timeout=timedelta(days=14))
-        return self
-    def __exit__(self, *args):
-        if self.group is not None: dist.destroy_process_group(self.group)
-        self.group = None
-    def each(self,
-        o # What this process has; can be pickled
-    )->list: # The same of all processes, in their order
-        "Exchange objects; a process waits for all others"
-        if self.n==1: return [o]
-        res = [None]*self.n
-        try: dist.all_gather_object(res, o, group=self.group)
-        except RuntimeError as e: raise RuntimeError(f'another of the {self.n} processes has failed: its message says why') from e
-        return res
-    def by_first(self,
-        f # Function without arguments
-    ): # Its result
-        "Call `f` in the first process; if it fails, all processes raise"
-        res = None,None
-        if not self.rank:
-            try: res = f(),None
-            except Exception as e:
-                if self.n==1: raise
-                res = None,e
-        value,error = self.each(res)[0]
-        if error is not None: raise error
-        return value
-    def check_same(self,
-        facts:dict, # Facts by name, which all processes must agree on
-        what:str # What they belong to, for the message
-    ):
-        "Raise a `ValueError` in all processes unless they have the same `facts`"
-        every = self.each(facts)
-        for r,other in enumerate(every):
-            differ = [k for k in {**every[0],**other} if other.get(k)!=every[0].get(k)]
-            if not differ: continue
-            def show(d): return ', '.join(f'{k}={str(d.get(k))[:80]}' for k in differ)
-            raise ValueError(f'{what} of process {r} are not those of process 0: {show(other)}, but {show(every[0])}')

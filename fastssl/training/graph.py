@@ -50,7 +50,7 @@ def _check_callback(cb):
 def check_recordable(
     learn:Learner # With its optimizer
 ):
-    "Raise a `ValueError` that names what cannot be recorded"
+    "Raise a `ValueError` that names the callback or setting which cannot be recorded"
     for m in learn._grab_cbs(SSLCallback): _check_method(m)
     for cb in learn.cbs: _check_callback(cb)
     if any(cb.amp_mode==AMPMode.FP16 for cb in learn._grab_cbs(MixedPrecision)):
@@ -115,7 +115,7 @@ def _host_generators(device):
 # %% ../../nbs/34_training.graph.ipynb #8207960d
 @contextmanager
 def _replaced(obj, **attributes):
-    "Context in which `obj` has other attributes of its own"
+    "Context in which `obj` has other attributes"
     before = {k:vars(obj)[k] for k in attributes if k in vars(obj)}
     vars(obj).update(attributes)
     try: yield
