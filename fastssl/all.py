@@ -57,6 +57,7 @@ from .training.stop_on_nan import *
 from .training.step import *
 from .training.adversarial import *
 from .training.pretrained import *
+from .training.self_distillation import *
 from .training.checkpoint import *
 from .training.run_state import *
 from .training.run_facts import *

@@ -18,6 +18,7 @@ from .training.batch import compiled_in_place, unwrap
 from .training.compatible import check_methods
 from .training.ema import EMACallback, copy_model
 from .training.pretrained import FrozenNorm, SlowBody, body_and_head, last_linear, looks_trained
+from .training.self_distillation import SelfDistillationCallback
 from .training.step import SSLCallback, SupStrongCallback, SSLStep
 
 # %% ../nbs/46_learner.ipynb #21e87e2e
@@ -63,7 +64,8 @@ def ssl_learner(
     body_lr:float=.1, # Learning rate of a trained body divided by that of its head, where one rate is given
     freeze_norm:bool=True, # Keep the batch statistics of a trained body as they are?
     lora:int=None, # Rank of low-rank corrections to the linear layers of a transformer, whose own weights are frozen, see `add_lora`; None: all weights learn
-    gate:float=.75, # Least `agreement` of `learn.probe` for methods to trust predictions for the pool; 0: always, see `SSLStep`
+    self_distill:float=1., # Weight of `SelfDistillationCallback` beside methods that trust predictions for the pool, where the head starts at a probe; 0: none
+    gate:float=None, # Least `agreement` of `learn.probe` for methods to trust predictions for the pool, see `SSLStep`; None: 0 beside self-distillation, else .75
     **kwargs
 )->Learner:
     "A `Learner` for semi-supervised training"
@@ -71,7 +73,7 @@ def ssl_learner(
     cbs = L(c() if isinstance(c, type) else c for c in L(cbs))
     if sup_strong: cbs.append(SupStrongCallback(sup_strong))
     if ema: cbs.append(ema if isinstance(ema, Callback) else EMACallback(None if ema is True else ema))
-    if (forward,gate)!=('auto',.75): cbs = L(SSLStep(forward, gate))+cbs
+    if (forward,gate)!=('auto',None): cbs = L(SSLStep(forward, ifnone(gate, .75)))+cbs
     methods = cbs.filter(risinstance(SSLCallback))
     n_out = ifnone(n_out, get_c(dls))
     if not n_out: raise ValueError('the data do not tell the number of classes: pass n_out')
@@ -92,6 +94,7 @@ def ssl_learner(
         if body_lr!=1: learn.add_cb(SlowBody(body_lr))
         if freeze_norm: learn.add_cb(FrozenNorm())
         if init_head: _start_at_probe(learn, n_out)
+        if self_distill and 'probe' in vars(learn): _add_self_distillation(learn, self_distill, gate)
     return learn
 
 class _Network(NamedTuple):
@@ -162,6 +165,13 @@ def _start_at_probe(learn, n_out):
               'normalization, or take another body.')
         return
     start_head(learn, learn.probe)
+
+def _add_self_distillation(learn, weight, gate):
+    "Beside methods that trust predictions for the pool, unless they replace its rows; these methods then need no gate"
+    trusting = learn.ssl_step.methods.filter(lambda m: m.trusts_pool)
+    if not trusting or any(m.replaces for m in trusting): return
+    if not learn._grab_cbs(SelfDistillationCallback): learn.add_cb(SelfDistillationCallback(weight))
+    if gate is None: learn.ssl_step.gate = 0
 
 def _second(arch):
     "An architecture once more; of a module, a copy with new weights in its last linear layer, if it has one"

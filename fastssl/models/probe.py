@@ -51,6 +51,7 @@ def _kappa(a, b, n):
 class LinearProbe:
     "Logistic regression on frozen features, calibrated by leaving labels out"
     C_grid = 1.,10.,100.
+    least_labels = 30           # fewer cannot say that features are useless: with 14 of 7 classes, a standard error is 9 points
     T_grid = np.geomspace(.02, 3, 40)
     def __init__(self,
         labeled:Tensor, # Features of the labeled items in `v` views, the plain one first, `(n, v, d)`
@@ -161,9 +162,10 @@ class LinearProbe:
         return layer
     @property
     def beats_chance(self)->bool:
-        "Is the accuracy a standard error above always naming the most frequent class? On left-out labels; with one per class, as the agreement of views"
+        "Is the accuracy a standard error above always naming the most frequent class? On left-out labels, of which few cannot tell; with one per class, as the agreement of views"
         acc,n = self.left_out_accuracy,self.n_labels
         if acc is None: acc,n = self.expected_accuracy,max(len(self.pool_logits), 1)
+        elif n<self.least_labels: return True
         return acc>self.chance+(self.chance*(1-self.chance)/n)**.5
     def __getstate__(self):
         "Without what belongs to the data: an exported learner holds its probe, and no file may grow with the pool"
