@@ -1,4 +1,4 @@
-"""Digits typed plainly: what each method gives without an argument in 250 steps, with its two controls.
+"""Digits with default settings: what each method gives without an argument in 250 steps, with its two controls.
 
 `python benchmarks/short_runs.py --splits 211,212,213` trains every row (four labels per class, no batch transforms, `fit_one_cycle(10, 1e-3)`, 450 held-out digits) and appends to `benchmarks/short_runs.csv`. Defaults were chosen on splits
 100 to 102. `--rows fixmatch,supervised` picks rows, `--summary` prints the table."""
