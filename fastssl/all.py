@@ -97,6 +97,9 @@ from .adapt.mdd import *
 from .adapt.regda import *
 from .adapt.keypoint_learner import *
 from .distill.keys import *
+from .distill.key_index import *
+from .distill.logits import *
+from .distill.manifest import *
 from .distill.write import *
 from .distill.store import *
 from .distill.convert import *

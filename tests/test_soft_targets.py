@@ -1,5 +1,5 @@
 "A store of soft targets survives the death of the process that writes it: it is complete or absent, and resuming gives the same bytes"
-import os, random, shutil, signal, time
+import os, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest
 from helpers import *
@@ -170,6 +170,21 @@ def test_what_differs_between_processes_is_an_error_in_all(tmp_path):
     fails(lambda: save_soft_targets(teacher(Dies(1, 2, 'nan')), ITEMS, tmp_path/'s', **kw), 'NaN or infinity|another of the 2 processes has failed', (ValueError,RuntimeError))
     (tmp_path/'mine').mkdir()
     fails(lambda: save_soft_targets(teacher(), ITEMS, tmp_path/'mine', **kw), 'is not a store of soft targets', FileExistsError)
+
+launched = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_soft_targets import *
+save_soft_targets(teacher(), ITEMS, {path!r}, chunk=70, bs=35, progress=False)
+"""
+def test_accelerate_launch(tmp_path):
+    "Two processes that `accelerate launch` starts, on a machine without a GPU too"
+    (tmp_path/'teach.py').write_text(launched.format(tests=str(Path(__file__).parent), path=str(tmp_path/'two')))
+    command = '-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0'
+    res = subprocess.run([sys.executable, *command.split(), tmp_path/'teach.py'], capture_output=True, text=True)
+    assert res.returncode==0, res.stderr[-3000:]
+    save_soft_targets(teacher(), ITEMS, tmp_path/'one', chunk=70, bs=35, progress=False)
+    assert same_store(tmp_path/'two', tmp_path/'one').meta['shards']==[0,350]
 
 def test_shards_are_verified(tmp_path):
     def edit(f):

@@ -12,15 +12,22 @@ from ..core import bar_if_slow
 from .loaders import RowsDL, as_in_validation, reads_table
 
 # %% ../../nbs/22_data.memory.ipynb #36ab37fa
+def _as_array(items):
+    "Items that are arrays of one shape and type as one new array; None for others"
+    if isinstance(items, np.ndarray): return items.copy() if items.ndim>1 else None
+    if not isinstance(items, list) or type(items[0]) is not np.ndarray: return
+    if any(type(o) is not np.ndarray or o.shape!=items[0].shape or o.dtype!=items[0].dtype for o in items): return
+    return np.stack(items)
+
 def _stacked(dl, ds):
     "Inputs that are arrays of one shape, without transforms that change them, as one tensor; None if the rows have to be made one by one"
     items,tls = getattr(ds, 'items', None),getattr(ds, 'tls', None)
-    if tls is None or len(tls)!=1 or not isinstance(items, list) or len(items)<100 or type(items[0]) is not np.ndarray: return
+    if tls is None or len(tls)!=1 or len(items)<100: return
     if not all(type(f) is ToTensor for f in dl.after_item.fs): return
-    if any(type(o) is not np.ndarray or o.shape!=items[0].shape or o.dtype!=items[0].dtype for o in items): return
     if [getattr(f, 'name', None) for f in tls[0].tfms.fs] not in (['PILBase.create'], ['_features']): return     # as `from_arrays` makes them
     few = np.linspace(0, len(items)-1, 9).astype(int).tolist()
-    rows = np.stack(items)
+    rows = _as_array(items)
+    if rows is None: return
     if rows.dtype==np.uint8 and rows.ndim in (3,4): rows = rows[:,None] if rows.ndim==3 else rows.transpose(0,3,1,2)
     sample, = _decoded(dl, ds, few)
     rows = torch.from_numpy(np.ascontiguousarray(rows)).to(sample.dtype)

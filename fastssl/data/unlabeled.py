@@ -463,7 +463,7 @@ class SSLDataLoaders(DataLoaders):
             splitter = IndexSplitter(range(n_train, len(rows)))
         blocks = _array_block(X),CategoryBlock(vocab)
         block = DataBlock(blocks, get_x=ItemGetter(0), get_y=ItemGetter(1), splitter=splitter, item_tfms=item_tfms, batch_tfms=batch_tfms)
-        return block.ssl_dataloaders(rows, list(X[mask]), in_memory=in_memory, **merge(dict(num_workers=0), kwargs))
+        return block.ssl_dataloaders(rows, X[mask], in_memory=in_memory, **merge(dict(num_workers=0), kwargs))
 
 def _is_unlabeled(label): return is_missing(label) or (not isinstance(label, str) and label==-1)
 def _labeled_rows(X, y, vocab):

@@ -13,7 +13,8 @@ from fastai.basics import *
 from ..data.tables import column_position, is_missing, label_text, looks_like_file, read_table
 from .keys import ItemKey
 from .store import SoftTargets
-from .write import StoreWriter, as_logits
+from .logits import as_logits
+from .write import StoreWriter
 from ..files import name_column
 
 # %% ../../nbs/70_distill.convert.ipynb #ab5acbec

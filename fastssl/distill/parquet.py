@@ -15,7 +15,8 @@ from ..core import write_atomic
 from .convert import key_text, scheme_of
 from .keys import ItemKey
 from .store import SoftTargets
-from .write import StoreWriter, as_logits
+from .logits import as_logits
+from .write import StoreWriter
 from ..files import need_pyarrow
 
 # %% ../../nbs/70_distill.parquet.ipynb #9a4e0006

@@ -12,9 +12,11 @@ import numpy as np
 from fastai.basics import *
 from ..calibration import expected_calibration_error
 from ..data.splits import rows_of
-from .keys import ItemKey, KeyIndex, keys_of
 from ..data.tables import LabelCoder, is_missing
-from .write import all_logits, manifest_crc, read_manifest, stored_files, _digest
+from .key_index import KeyIndex
+from .keys import ItemKey, keys_of
+from .logits import all_logits
+from .manifest import manifest_crc, read_manifest, stored_files, _digest
 
 # %% ../../nbs/70_distill.store.ipynb #56269bb8
 def _checksum(a):

@@ -13,7 +13,7 @@ from hashlib import blake2b
 import torch.utils.data as torch_data
 from fastai.basics import *
 from ..core import in_mode, plain_float32
-from .write import as_logits
+from .logits import as_logits
 
 # %% ../../nbs/70_distill.teacher.ipynb #12acd0bb
 def mean_logits(

@@ -336,7 +336,7 @@ def _content(o):
 def _digest(items, n):
     "Number of the items, and a hash of 200 of them"
     if hasattr(items, 'iloc'): items = items.index.tolist()
-    some = [items[i] for i in np.linspace(0, n-1, min(n, 200)).astype(int)] if is_listy(items) else []
+    some = [items[i] for i in np.linspace(0, n-1, min(n, 200)).astype(int)] if is_listy(items) or isinstance(items, np.ndarray) else []
     return n,hashlib.md5('\n'.join(map(_content, some)).encode()).hexdigest()
 
 def check_same_data(
