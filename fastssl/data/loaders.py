@@ -45,28 +45,32 @@ class RowsDL(TfmdDL):
     "A loader of rows by index: of `dataset`, or of `tensors` if it has them"
     tensors = workers = None
     def __iter__(self):
-        if self.workers is None or not self.fake_l.num_workers or self.tensors is not None:
+        from_workers = self.workers is not None and self.fake_l.num_workers
+        if self.tensors is None and not from_workers:
             yield from super().__iter__()
             return
         self.randomize()
         self.before_iter()
+        yield from map(self.after_batch, self._from_memory() if self.tensors is not None else self._from_workers())
+        self.after_iter()
+    def _from_workers(self):
         for b in self.workers.batches(self):
             if self.pin_memory and type(b) is list: b = tuple(b)
-            yield self.after_batch(b if self.device is None else to_device(b, self.device))
-        self.after_iter()
+            yield b if self.device is None else to_device(b, self.device)
+    def _from_memory(self):
+        "Batches without PyTorch's loader, which takes longer than `index_select`"
+        torch.empty((), dtype=torch.int64).random_(generator=self.fake_l.generator)        # that loader draws a seed: random numbers are the same as with it
+        tensors = self.tensors if self.device is None else to_device(self.tensors, self.device)
+        device = tensors[0].device
+        for rows in chunked(self.get_idxs(), self.bs, self.drop_last):
+            rows = _without_waiting(torch.as_tensor(rows), device)
+            yield tuple(t.index_select(0, rows) for t in tensors)
     def do_item(self, s):
         try: return super().do_item(s)
         except (OSError, SyntaxError, EOFError) as e:        # what Pillow raises for broken files
             names_file = isinstance(e, UnreadableImage) or getattr(e, 'filename', None)
             if names_file: raise
             raise UnreadableImage(f'{_item_name(self.dataset, s)} cannot be read ({type(e).__name__}: {e})') from e
-    def create_batches(self, samps):
-        if self.tensors is None:
-            yield from super().create_batches(samps)
-            return
-        for i in chunked(samps, self.bs, self.drop_last):
-            i = _without_waiting(torch.as_tensor(i), self.tensors[0].device)
-            yield tuple(t.index_select(0, i) for t in self.tensors)
     def to(self, device):
         super().to(device)
         if self.tensors is not None: self.tensors = to_device(self.tensors, device)
@@ -221,19 +225,21 @@ class LabeledPasses:
         while len(self.drawn)<min(n, self.now):
             idxs = list(dl.get_idxs())
             self.drawn += idxs
-        self.pass_len = len(idxs)
+        self.block_len = len(idxs)*math.ceil(self.now/len(idxs))            # whole passes
         self.drawn = agree(self.drawn[:n])
         self.seed = first(agree([dl.rng.getrandbits(32)])) if len(self.drawn)<n else None
-        self.last = None,None                                   # number of the last pass read, and its indices
-    def _pass(self, k):
+        self.last = None,None                                   # number of the last block of passes read, and its indices
+    def _block(self, k):
         if self.last[0]!=k:
-            dl = copy(self.dl)
-            with _seeded(mixed_seed(self.seed, k)) as dl.rng: self.last = k,list(dl.get_idxs())
+            dl,idxs = copy(self.dl),[]
+            with _seeded(mixed_seed(self.seed, k)) as dl.rng:
+                while len(idxs)<self.block_len: idxs += list(dl.get_idxs())
+            self.last = k,idxs
         return self.last[1]
     def _at(self, i):
         if i<len(self.drawn): return self.drawn[i]
-        k,i = divmod(i-len(self.drawn), self.pass_len)
-        return self._pass(k)[i]
+        k,i = divmod(i-len(self.drawn), self.block_len)
+        return self._block(k)[i]
     def __call__(self, positions): return [self._at(i) for i in positions.tolist()]
 
 class RepeatIdxs:
@@ -251,7 +257,8 @@ class EpochDL(RowsDL):
     pool = keep = None
     u = None            # the current batch of the pool
     b = None            # the `SSLBatch` that the step makes of the current batches
-    on_end = None       # called when the loop is over
+    on_start = None     # called when the loop begins
+    on_end = None       # called when it is over
     @classmethod
     def create(cls,
         dl:DataLoader, # The labeled training loader
@@ -284,6 +291,7 @@ class EpochDL(RowsDL):
     def __iter__(self):
         pool,complete = self.pool.forever() if self.pool else None,False
         try:
+            if self.on_start: self.on_start()
             for b in super().__iter__():
                 if pool: self.u = next(pool)
                 yield b

@@ -28,6 +28,7 @@ class NormalizeBytes(DisplayedTransform):
         super().__init__()
         store_attr()
         self.order = norm.order
+        self.left_alone = set()                         # types that the transforms return as they are
     @property
     def mean(self): return self.norm.mean
     @mean.setter
@@ -37,34 +38,42 @@ class NormalizeBytes(DisplayedTransform):
     @std.setter
     def std(self, v): self.norm.std = v
 
-    def encodes(self, x):
-        if not self._is_plain(x): return self._one_by_one(x)
-        x = x.as_subclass(Tensor)
-        for f in self.cutouts: x = f.augment(x)
-        return self._in_pieces(x, self.mean.as_subclass(Tensor), self.std.as_subclass(Tensor))
+    def __call__(self, b, **kwargs):
+        "As fastai's, without its search for a method for each part of a batch"
+        return tuple(map(self._encode, b)) if type(b) is tuple else super().__call__(b, **kwargs)
+    def encodes(self, x): return self._encode(x)
+    def _encode(self, x):
+        if type(x) not in (TensorImage, TensorImageBW): return self._one_by_one(x)
+        images,mean,std = (o.as_subclass(Tensor) for o in (x, self.mean, self.std))         # operations on fastai's types are slow
+        if not _are_bytes(images, mean, std): return self._one_by_one(x)
+        for f in self.cutouts: images = f.augment(images)
+        return retain_type(self._in_pieces(images, mean, std), x)
     def decodes(self, x):
         for f in (self.norm, *self.cutouts, self.to_float): x = f.decode(x)
         return x
 
-    def _is_plain(self, x):
-        "Is `x` a batch of images as bytes, with a mean and deviation that leave its shape as it is?"
-        if type(x) not in (TensorImage, TensorImageBW) or x.dtype!=torch.uint8 or x.ndim!=4 or not len(x): return False
-        return all(map(partial(_fits, x), (self.mean, self.std)))
     def _one_by_one(self, x):
         "Anything else: masks, floats, labels"
-        for f in (self.to_float, *self.cutouts, self.norm): x = f(x, split_idx=0)
-        return x
+        if type(x) in self.left_alone: return x
+        y = x
+        for f in (self.to_float, *self.cutouts, self.norm): y = f(y, split_idx=0)
+        if y is x: self.left_alone.add(type(x))         # no transform has a method for this type
+        return y
     def _in_pieces(self, x, mean, std):
         if x.is_contiguous() and max(mean.numel(), std.numel())<=x.shape[1] and has_native(x): return native_look_up(x, self._table(x, mean, std))
         res = torch.empty_like(x, dtype=torch.float32)
-        n = len(x) if x.device.type!='cpu' else max(1, self.numel//max(1, x[0].numel()))
-        for piece,levels in zip(res.split(n), x.split(n)): piece.copy_(levels).div_(self.to_float.div).sub_(mean).div_(std)
+        n = len(x) if x.device.type!='cpu' else max(1, self.numel*len(x)//max(1, x.numel()))
+        pieces = [(res,x)] if n>=len(x) else zip(res.split(n), x.split(n))
+        for piece,levels in pieces: piece.copy_(levels).div_(self.to_float.div).sub_(mean).div_(std)
         return res
     def _table(self, x, mean, std):
         "The float of each level in each channel"
         levels = torch.arange(256.).repeat(x.shape[1], 1)
         return levels.div_(self.to_float.div).sub_(mean.view(-1,1)).div_(std.view(-1,1))
 
+def _are_bytes(x, mean, std):
+    "Is `x` a batch of images as bytes, with a mean and deviation that leave its shape as it is?"
+    return x.dtype==torch.uint8 and x.ndim==4 and len(x)>0 and _fits(x, mean) and _fits(x, std)
 def _fits(x, o):
     "Do the statistics `o` leave the shape and device of the images `x` as they are?"
     same_shape = o.ndim==4 and len(o)==1 and all(a in (1,b) for a,b in zip(o.shape, x.shape))

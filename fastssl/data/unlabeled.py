@@ -303,14 +303,14 @@ def ssl_dataloaders(self:DataBlock,
     if len(items)==0:
         where = source if isinstance(source, (str,Path)) else 'the source'
         raise ValueError(f'no labeled items in {where}')
-    block = copy(self)
-    block.get_items = None
-    labeled = items
+    block,labeled = copy(self),items
     if callable(unlabeled):
         mask = np.array([bool(unlabeled(o)) for o in rows_of(items)])
         if mask.all(): raise ValueError('every item is unlabeled: some labels are needed')
         labeled,unlabeled = _where(items, ~mask),_where(items, mask)
-    return block.dataloaders(labeled, path=path, **kwargs).add_unlabeled(unlabeled, **ssl)
+    block.get_items = partial(noop, labeled)            # as source, each item would become text that nobody reads
+    dls = type(block).dataloaders(block, f'{len(labeled)} labeled items', path=path, **kwargs)        # `block.dataloaders` is that of `self`
+    return dls.add_unlabeled(unlabeled, **ssl)
 
 # %% ../../nbs/23_data.unlabeled.ipynb #b22a445a
 def _check_folder(path, folder, hint=''):

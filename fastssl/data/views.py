@@ -6,7 +6,6 @@
 __all__ = ['ViewMaker']
 
 # %% ../../nbs/22_data.views.ipynb #df2805dc
-import re
 from fastai.vision.all import *
 from .augment import strong_tfms
 from .loaders import batch_transforms
@@ -36,7 +35,7 @@ class ViewMaker:
         self.made = {}
 
     @staticmethod
-    def kind(name): return re.sub(r'\d+$', '', name)
+    def kind(name): return name.rstrip('0123456789')
     def check(self,
         name:str, # As a method writes it: 'weak', 'strong2' …
         who='views' # What needs the view, for the message
@@ -55,9 +54,10 @@ class ViewMaker:
         kind = self.kind(name)
         xb = tuple(raw[:self.n_inp])
         if kind=='raw': return xb
-        self.check(name)
+        if kind not in self.made:
+            self.check(name)
+            self.made[kind] = self._make(self.added[kind])
         xb = tuple(x if x.dtype==torch.uint8 else x.clone() for x in xb)    # transforms may work in place
-        if kind not in self.made: self.made[kind] = self._make(self.added[kind])
         pipe,fn = self.made[kind]
         return tuplify(fn(*pipe(xb)))
     def _make(self, added):

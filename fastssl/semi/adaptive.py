@@ -36,7 +36,7 @@ class SelfAdaptiveThreshold(Threshold):
     @torch.no_grad()
     def forward(self, p, b:SSLBatch):
         decay = self.decay_at(b)
-        conf,labels = p.max(1)
+        conf,labels = top_class(p)
         self.confidence.lerp_(all_mean(conf.mean()), 1-decay)
         self.mean.lerp_(all_mean(p.mean(0)), 1-decay)
         self.share.lerp_(all_mean(class_share(labels, p.shape[1])), 1-decay)
@@ -118,7 +118,7 @@ class LossThreshold(Threshold):
 # %% ../../nbs/50_semi.adaptive.ipynb #56f2ebba
 def _normalized_ratio(a, b):
     "`a/b`, 0 where `b` is 0, scaled to sum to 1"
-    ratio = torch.where(b>0, a/b.clamp(min=1e-12), torch.zeros_like(a))
+    ratio = torch.where(b>0, a/b.clamp(min=1e-12), 0.)
     return ratio/ratio.sum().clamp(min=1e-12)
 
 def fairness_loss(
@@ -129,14 +129,14 @@ def fairness_loss(
 )->Tensor: # Scalar
     "FreeMatch's self-adaptive fairness loss; 0 if no row counts"
     p = logits.softmax(1)
-    return _fairness((p*keep[:,None]).mean(0), p.detach().argmax(1), keep, mean, share)
+    return _fairness((p*keep[:,None]).mean(0), most_probable(p), keep, mean, share)
 
 def _fairness(p_mean, labels, keep, mean, share):
     "The loss by the mean probabilities of the student and its predictions"
     h = all_mean(class_share(labels, len(p_mean), keep))
     now = _normalized_ratio(all_mean(p_mean), h)
     goal = _normalized_ratio(mean, share)
-    log_now = now.where(h>0, torch.ones_like(now)).log()          # 0 for classes that are not predicted
+    log_now = torch.where(h>0, now, 1.).log()          # 0 for classes that are not predicted
     return (goal*log_now).sum()
 
 @register_method('… with a threshold that adapts')
@@ -157,7 +157,7 @@ class FreeMatchCallback(FixMatchCallback):
         if self.hard and self.distance in ('ce','kl'): losses,p_mean,labels = cross_entropy_and_mean(student, most_probable(p), w)
         else:
             q = student.softmax(1)
-            losses,p_mean,labels = self.compare(student, p),(q*w[:,None]).mean(0),q.detach().argmax(1)
+            losses,p_mean,labels = self.compare(student, p),(q*w[:,None]).mean(0),most_probable(q)
         fair = _fairness(p_mean, labels, w, self.threshold.mean, self.threshold.share)
         return self.mean_loss(losses*w, w)+self.now(self.fairness)*fair
 

@@ -62,8 +62,12 @@ class DistributionAlignment(Part):
         b:SSLBatch # As in `forward`
     )->Tensor: # `(N,)`
         "The largest aligned probability of each row: as `forward`, without a tensor of the size of `p`"
-        ratio = self._ratio(p, b)
-        return torch.cat([(rows*ratio).amax(1)/(rows@ratio) for rows in in_cache(p)])
+        ratio,parts = self._ratio(p, b),in_cache(p)
+        buffer = torch.empty_like(parts[0])              # used again: new memory costs more than the product
+        def largest(rows):
+            q = torch.mul(rows, ratio, out=buffer[:len(rows)])
+            return q.amax(1)/q.sum(1)
+        return torch.cat(list(map(largest, parts)))
 
 # %% ../../nbs/50_semi.alignment.ipynb #3d08ba78
 class LogitAdjustment(Part):

@@ -62,7 +62,7 @@ class MixMatchCallback(SSLCallback):
         if getattr(b.y, 'soft', None) is not None:
             raise ValueError("MixMatch mixes labels, which it cannot do with a teacher's soft targets: use another method, or plain labels")
         q = self.guess(b)
-        self.log_pseudo_labels(b, q.argmax(1), torch.ones_like(q[:,0]))
+        self.log_pseudo_labels(b, most_probable(q), torch.ones_like(q[:,0]))
         one_hot = q.new_zeros(len(b.labels), q.shape[1]).scatter_(1, b.labels[:,None], 1.)
         x,y = mix_rows(torch.cat(xs), torch.cat([one_hot, q, q]), self.alpha)
         b.x.l.weak,b.x.u.weak,b.x.u.weak2 = x.split((len(one_hot), len(q), len(q)))

@@ -238,7 +238,7 @@ class SelfTuningCallback(SSLCallback):
         keys = b.run(self.key, f'{side}.strong2', output='proj')
         return self.queue.loss(queries, keys, labels)
     def unsup_loss(self, b:SSLBatch):
-        labels = b.u.strong.detach().argmax(1)
+        labels = most_probable(b.u.strong)
         self.log_pseudo_labels(b, labels, torch.ones_like(labels))
         labeled = self.contrast(b, 'l', b.proj.l.weak, b.labels)
         return labeled+self.contrast(b, 'u', b.proj.u.strong, labels)

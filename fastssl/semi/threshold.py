@@ -8,6 +8,7 @@ __all__ = ['Threshold', 'ShareThreshold']
 # %% ../../nbs/50_semi.threshold.ipynb #a317ae7d
 from fastai.basics import *
 from ..checks import *
+from ..core import most_probable, top_class
 from ..training.batch import SSLBatch
 from ..training.distributed import all_mean, all_rows
 from ..training.step import Part
@@ -43,9 +44,9 @@ class ShareThreshold(Threshold):
         return (self.start+(end-self.start)*pct if self.start<end else end)*self.accuracy.clamp(max=1)
     @torch.no_grad()
     def forward(self, p, b:SSLBatch):
-        right = (b.pred.detach().argmax(1)==b.labels).float().mean()
+        right = (most_probable(b.pred)==b.labels).float().mean()
         self.accuracy.lerp_(all_mean(right), 1-self.decay_at(b))
-        conf,label = p.max(1)
+        conf,label = top_class(p)
         self.confidence.copy_(torch.cat([self.confidence, all_rows(conf)])[-self.n_last:])
         self.label.copy_(torch.cat([self.label, all_rows(label)])[-self.n_last:])
         same = self.label[None]==label[:,None]

@@ -158,11 +158,13 @@ class SSLBatch:
         self.out = {name:Sides(self._missing) for name in (*self.step.outputs, *self.step.hooked_outputs)}
         for name,o in self.out.items(): setattr(self, name, o)
         self.u,self.l = self.logits.u,self.logits.l
+        self.hooks = ()
+        if not self.step.hooked_outputs: return
         self.hooks = hook_modules(unwrap(self.step.model), self.step.hooked_outputs)
-        if len(self.hooks): weakref.finalize(self, self.hooks.remove).atexit = False
+        weakref.finalize(self, self.hooks.remove).atexit = False
     def end_forward(self):
         "Remove the hooks after a forward pass"
-        self.hooks.remove()
+        if self.hooks: self.hooks.remove()
         for h in self.hooks: h.stored = None
     @staticmethod
     def _missing(side, view):
@@ -181,10 +183,13 @@ class SSLBatch:
         for (name,path),hook in zip(self.step.hooked_outputs.items(), self.hooks):
             self._check_hooked(path, hook.stored)
             self._share(name, rows, hook.stored)
-        if len(names)>1 or not isinstance(out, tuple): return outs[names.index('logits')][:n]
+        if len(names)>1 or not isinstance(out, tuple): return self._first_rows(outs[names.index('logits')], n)
         return tuple(o[:n] if self._has_all_rows(o) else o for o in out)       # unnamed outputs: the learner's own loss may use them
     def _share(self, name, rows, out):
-        for (side,view),part in zip(rows, out.split(self.sizes)): setattr(getattr(self.out[name], side), view, plain_float32(part))
+        parts = (out,) if len(rows)==1 and self._has_all_rows(out) else out.split(self.sizes)
+        for (side,view),part in zip(rows, parts): setattr(getattr(self.out[name], side), view, plain_float32(part))
+    @staticmethod
+    def _first_rows(o, n): return o if len(o)==n else o[:n]         # without an operation, where all rows are the learner's own
     def _has_all_rows(self, o): return isinstance(o, Tensor) and len(o)==sum(self.sizes)
     def _check_hooked(self, path, o):
         if self._has_all_rows(o): return

@@ -15,7 +15,9 @@ class AttachedCallback(Callback):
     def detached(self): "Called before the callback leaves `self.learn`"
 
     def __setattr__(self, name, value):
-        if name!='learn': return super().__setattr__(name, value)
+        if name!='learn':
+            known = name in vars(self)                   # fastai looks each time whether the learner or the model has it too, which is slow
+            return object.__setattr__(self, name, value) if known else super().__setattr__(name, value)
         if value is None and self.learn is not None: self.detached()
         super().__setattr__(name, value)
         if value is not None: self.attached()

@@ -34,6 +34,18 @@ def copy_model(
     return deepcopy(model, {id(v):v.detach().clone() for v in in_graph})
 
 # %% ../../nbs/30_training.ema.ipynb #b6f450b8
+def _path_to_first(net, kind):
+    "Where the first tensor of `kind` is in `net`: for each step to it a dictionary, a key and what is there"
+    for path,m in net.named_modules():
+        own = [(k, t) for k,t in getattr(m, kind).items() if t is not None]
+        if not own: continue
+        steps = []
+        for name in path.split('.') if path else ():
+            steps.append((net._modules, name, net._modules[name]))
+            net = net._modules[name]
+        return [*steps, (getattr(m, kind), *own[0])]
+    return []
+
 class EMATeacher(nn.Module):
     "A frozen copy of `model` whose weights follow it as an exponential moving average"
     student = None
@@ -76,12 +88,12 @@ class EMATeacher(nn.Module):
         own['weights'] = list(self.model.parameters()),list(model.parameters())      # not their data, which `.to` replaces
         own['stats'] = {momentum:self._in_two_lists(pairs) for momentum,pairs in stats.items()}
         own['rest'] = self._in_two_lists(rest)
-        own['keys'] = self._keys()
+        own['watched'] = [o for m in (self.model, model) for kind in ('_parameters','_buffers') for o in _path_to_first(m, kind)]
     @staticmethod
     def _in_two_lists(pairs): return [a for a,_ in pairs],[b for _,b in pairs]
-    def _keys(self):
+    def _is_paired(self):
         "`.to`, `.double` … replace all buffers, `load_state_dict(assign=True)` all parameters: the first of each shows it"
-        return [id(next(it, None)) for m in (self.model, self.student) for it in (m.parameters(), m.buffers())]
+        return all(d.get(k) is o for d,k,o in self.watched)
 
     @torch.no_grad()
     def update(self,
@@ -90,10 +102,10 @@ class EMATeacher(nn.Module):
         "Move the weights towards those of the student"
         if model is not None and model is not self.student: self._follow(model)
         if self.student is None: raise ValueError('the teacher was unpickled without its student: call update(model)')
-        if self._keys()!=self.keys: self._follow(self.student)
+        if not self._is_paired(): self._follow(self.student)
         self._move(*self.weights, step_number(self._next_decay))
         for momentum,(ts,ss) in self.stats.items(): self._move(ts, ss, step_number(partial(self._stats_decay, momentum)))
-        for t,s in zip(*self.rest): t.copy_(s)
+        if self.rest[0]: torch._foreach_copy_(*self.rest)
     def _next_decay(self):
         "Decay of this update, which is counted"
         self.decay_now = ema_decay(self.n, self.alpha, self.warmup)
@@ -119,7 +131,7 @@ class EMATeacher(nn.Module):
 
     def get_extra_state(self): return dict(alpha=self.alpha, n=self.n)
     def set_extra_state(self, state): self.alpha,self.n = state['alpha'],state['n']
-    def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k not in ('student','weights','stats','rest','keys')}
+    def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k not in ('student','weights','stats','rest','watched')}
     def __deepcopy__(self, memo):
         new = EMATeacher(self.model, self.alpha, self.warmup, self.buffer_mode)
         new.n = self.n
@@ -170,7 +182,7 @@ class EMACallback(AttachedCallback):
 
     # ------ events
     @property
-    def aside(self)->bool: return hasattr(self.learn, 'lr_finder')
+    def aside(self)->bool: return 'lr_finder' in vars(self.learn)
     @property
     def net(self)->nn.Module: return unwrap(self.model)     # a wrapper for several devices is made anew in each fit
     def before_train(self):

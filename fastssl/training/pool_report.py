@@ -8,7 +8,7 @@ __all__ = ['effective_number', 'percent', 'PoolReport']
 # %% ../../nbs/31_training.pool_report.ipynb #b5fb54a9
 import time
 from fastai.basics import *
-from ..core import class_share
+from ..core import class_share, most_probable, top_class
 from ..static import is_static, step_result
 from .callback import AttachedCallback
 from .ema import in_fit
@@ -73,9 +73,9 @@ class PoolReport(AttachedCallback):
         if logits is None or logits.ndim!=2 or logits.shape[1]<2 or not self._classes(b.y): return
         with torch.no_grad():
             n_out = logits.shape[1]
-            conf,label = logits.softmax(1).max(1)
+            conf,label = top_class(logits.softmax(1))
             strong = vars(b.u).get('strong')
-            agreed = torch.full_like(conf[0], torch.nan) if strong is None else (strong.argmax(1)==label).float().mean()
+            agreed = torch.full_like(conf[0], torch.nan) if strong is None else (most_probable(strong)==label).float().mean()
             shares = class_share(label, n_out),class_share(b.labels.clamp(0, n_out-1), n_out)
             step_result(self._add, torch.cat([*shares, agreed[None], conf.max()[None]]))
     def _is_late(self): return self.pct_train>=.8

@@ -12,6 +12,7 @@ from types import FunctionType
 from fastai.vision.all import *
 from fastai.callback.mixup import MixHandler
 from ..checks import check_one_of, check_share
+from ..core import most_probable
 from ..data.loaders import EpochDL
 from ..data.normalize import fuse_normalize
 from ..data.targets import check_one_class, first_target
@@ -24,6 +25,7 @@ from .callback import AttachedCallback
 from .compatible import check_methods
 from .distributed import *
 from .ema import EMATeacher, in_fit
+from .events import StepEvents
 from .extra_steps import ExtraStep, train_only
 from .pool_report import PoolReport
 from .recorder import SSLRecorder
@@ -139,7 +141,7 @@ class SSLCallback(AttachedCallback):
         if b.truth is None or b.acc_logged: return
         b.acc_logged = True
         known = b.truth>=0
-        self.log('batch_acc', all_mean(((b.u.weak.detach().argmax(1)==b.truth)&known).sum())/all_mean(known.sum()))
+        self.log('batch_acc', all_mean(((most_probable(b.u.weak)==b.truth)&known).sum())/all_mean(known.sum()))
 
     # ------ state
     @property
@@ -214,13 +216,15 @@ def _check_number(loss, what):
     got = f'a tensor of shape {tuple(loss.shape)}' if isinstance(loss, Tensor) else repr(loss)
     raise TypeError(f'{what} returned {got}: it must be one number')
 
+def _sum_of(losses): return sum(losses[1:], losses[0]) if losses else 0.
 def _on_side(rows, side): return [row for row in rows if row[0]==side]
 
 class SSLStep(AttachedCallback):
     "The training step: draw a batch, make its views, one forward pass, split the outputs, sum the losses"
     order,run_valid = SSLCallback.order-1,False
-    _stateattrs = ('epoch_dl','view_maker','pending','saved','ms','extra_params','extra_opt_state')
-    epoch_dl = view_maker = saved = ms = base_loss = None
+    _stateattrs = ('epoch_dl','view_maker','pending','saved','ms','with_loss','extra_params','extra_opt_state')
+    epoch_dl = view_maker = saved = ms = with_loss = base_loss = None
+    moves_pool = False      # are batches of the pool on another device than the model?
     extra_params,extra_opt_state = (),{}        # methods' parameters in the optimizer now; optimizer state of all that were in it so far
     checked = canceled = labels_checked = False
     recordable = True
@@ -266,7 +270,7 @@ class SSLStep(AttachedCallback):
         if net is not self.learn.model: self.learn.model = net
     def detached(self):
         if self.dls.pool: self.dls.pool.end_workers()
-        self.epoch_dl = self.view_maker = self.saved = self.ms = None
+        self.epoch_dl = self.view_maker = self.saved = self.ms = self.with_loss = None
 
     # ------ before a fit
     def before_fit(self):
@@ -345,7 +349,9 @@ class SSLStep(AttachedCallback):
         for m in self.ms: m.prepare()
         if self.distributed: self._join()
         self._train_extra([p for m in self.ms for p in m.trained()])
-        self.epoch_dl.on_end = partial(self._after_epoch_loop, self.ms)
+        self.epoch_dl.on_start,self.epoch_dl.on_end = self._before_epoch_loop,partial(self._after_epoch_loop, self.ms)
+        self.with_loss = [(m, f'{m.name}_loss') for m in self.ms if m.unsup_loss is not None]
+        self.moves_pool = pool and pool.device!=next(self.model.parameters()).device
         if hasattr(self.learn, 'lr_finder') and self.saved is None: self.saved = [(m, m.state_dict()) for m in self.ms],pool and pool.pos
     def _join(self):
         "From now on, until the end of the epoch, each reduction is one over all processes"
@@ -366,7 +372,9 @@ class SSLStep(AttachedCallback):
         "The learner's own rows, then those of the methods: unlabeled before labeled"
         rows = L(row for r in reads for row in r).unique().filter(lambda row: row!=('l','weak'))
         return [('l','weak'), *_on_side(rows, 'u'), *_on_side(rows, 'l')]
+    def _before_epoch_loop(self): self.learn._call_one = StepEvents(self.learn)
     def _after_epoch_loop(self, ms):
+        vars(self.learn).pop('_call_one', None)
         self.restore_loss()
         self._train_extra(())                               # checkpoints, `export` and `lr_find` know the model's parameters only
         for m in ms: m.after_epoch_loop()
@@ -386,15 +394,16 @@ class SSLStep(AttachedCallback):
 
     # ------ in each step
     def before_batch(self):
-        dl,self.pct = self.epoch_dl,self.pct_train
+        learn,dl = self.learn,self.epoch_dl
+        self.pct = learn.pct_train
         self.canceled = self.moved = False
-        *u,idx = to_device(dl.u, self.xb[0].device) if dl.u else (None,)
-        dl.b = b = SSLBatch(self, dict(u=u, l=dl.raw), idx, self.xb, detuplify(plain_xb(self.yb)))
+        *u,idx = to_device(dl.u, learn.xb[0].device) if dl.u and self.moves_pool else dl.u or (None,)
+        dl.b = b = SSLBatch(self, dict(u=u, l=dl.raw), idx, learn.xb, detuplify(plain_xb(learn.yb)))
         if not self.labels_checked: self._check_targets(b.y)                 # another callback may have changed them
         self.labels_checked = True
         for m in self.ms: m.before_forward(b)
         b.groups = self._groups(b, self.rows)
-        self.learn.xb = b.join(b.groups[0])
+        learn.xb = b.join(b.groups[0])
     def _groups(self, b, rows):
         "Which of `rows` go through the model together; the first group of the main pass holds the learner's own"
         shapes = {tuple(x.shape[1:] for x in inputs) for inputs in b.draw(rows)}
@@ -410,15 +419,15 @@ class SSLStep(AttachedCallback):
         return [[row] for row in rows]                      # padded texts differ in length
 
     def after_pred(self):
-        b = self.b
+        b,learn = self.b,self.learn
         first_group,*others = b.groups
-        self.learn.pred = b.split(first_group, self.pred)
+        learn.pred = b.split(first_group, learn.pred)
         for group in others:
-            with torch.set_grad_enabled(self.mode!='no_grad'): b.split(group, self.model(*b.join(group)))
-        self.learn.xb = tuplify(b.x.l.weak)
-        if b.y is not b.given_y: self.learn.yb = tuplify(b.y)
+            with torch.set_grad_enabled(self.mode!='no_grad'): b.split(group, learn.model(*b.join(group)))
+        learn.xb = tuplify(b.x.l.weak)
+        if b.y is not b.given_y: learn.yb = tuplify(b.y)
         b.end_forward()
-        if self.replacing: self.learn.loss_func = self.replaced_loss
+        if self.replacing: learn.loss_func = self.replaced_loss
     def replaced_loss(self, pred, *yb):
         "Stands in for the learner's loss function, from `after_pred` to `after_loss`, when a method replaces the supervised loss"
         with torch.autocast(pred.device.type, enabled=False): return self.replacing.sup_loss(self.b)
@@ -429,22 +438,23 @@ class SSLStep(AttachedCallback):
     def after_loss(self):
         self.restore_loss()
         b,learn = self.b,self.learn
-        for k in ('loss','loss_grad'): setattr(learn, k, getattr(learn, k).as_subclass(Tensor))         # operations on fastai's types are slow
+        learn.loss = learn.loss.detach().as_subclass(Tensor)             # operations on fastai's types are slow
+        learn.loss_grad = learn.loss_grad.as_subclass(Tensor)
         with torch.autocast(learn.pred.device.type, enabled=False):
             b.sup = learn.loss_grad.detach()
             self.log('sup_loss', b.sup)
-            unsup = sum((self._weighted_loss(m, b) for m in self.ms if m.unsup_loss is not None), 0.)
+            unsup = _sum_of([self._weighted_loss(m, name, b) for m,name in self.with_loss])
         if isinstance(unsup, Tensor):
             learn.loss = learn.loss+unsup.detach()
             learn.loss_grad = learn.loss_grad+unsup
         if self.distributed: learn.loss = all_mean(learn.loss.detach())      # one loss for all who read it: the table, lr_find …
-    def _weighted_loss(self, m, b):
+    def _weighted_loss(self, m, name, b):
         weight,loss = m.now(m.weight),m.unsup_loss(b)
         _check_number(loss, f'{type(m).__name__}.unsup_loss')
         if self.mode=='no_grad' and isinstance(loss, Tensor) and not loss.requires_grad:
             raise ValueError(f"the loss of {type(m).__name__} has no gradient when weak views have none: it cannot be used with forward='no_grad'")
-        self.log(f'{m.name}_loss', loss)
-        return weight*loss
+        self.log(name, loss)
+        return loss if isinstance(weight, (int,float)) and weight==1 else weight*loss
 
     # ------ after a step
     def after_cancel_step(self): self.canceled = True       # mixed precision: overflow

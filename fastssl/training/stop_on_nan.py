@@ -10,7 +10,7 @@ from typing import NamedTuple
 from fastai.basics import *
 from ..checks import check_count
 from ..core import all_true
-from ..static import step_result
+from ..static import is_static, step_result
 from .callback import AttachedCallback, has_state
 from .distributed import all_mean, unwrap
 from .ema import in_fit
@@ -81,7 +81,9 @@ class StopOnNaN(AttachedCallback):
         given = [(name,x.float()) for name,x in self._given(self.step.b) if x.is_floating_point()]
         names,xs = zip(*given) if given else ((),())
         norms = torch._foreach_norm(xs) if xs else ()    # one kernel for all; NaN and infinity show in a norm
-        step_result(partial(self._note, names), torch.stack([self.loss_grad.float(), *norms]))
+        values = self.learn.loss_grad.detach().float(),*norms
+        if is_static(): step_result(partial(self._note, names), torch.stack(values))
+        else: self._note(names, values)
     def _note(self, names, values):
         "Keep the total loss of a step and the norms of what it was given"
         self.n += 1
