@@ -96,7 +96,7 @@ METHODS = dict(
     mdd=lambda: MDDCallback(hi=1., max_iters=4), mcd=lambda: MCDCallback(num_k=2), afn=lambda: AFNCallback(entropy=1., weight=1.),
     dann=DANNCallback, cdan=CDANCallback)
 VARIANTS = dict(
-    supervised=SSLStep, sup_strong=SupStrongCallback, uda_tsa=lambda: UDACallback(low, tsa='linear'), fixmatch_auto=FixMatchCallback, fixmatch_teacher=lambda: FixMatchCallback(low, teacher_decay=.9),
+    supervised=SSLStep, sup_strong=SupStrongCallback, self_distillation=SelfDistillationCallback, uda_tsa=lambda: UDACallback(low, tsa='linear'), fixmatch_auto=FixMatchCallback, fixmatch_teacher=lambda: FixMatchCallback(low, teacher_decay=.9),
     align_labels=lambda: FixMatchCallback(low, align=DistributionAlignment('labels', .9)), adjust=lambda: FixMatchCallback(low, adjust=LogitAdjustment(decay=.9)),
     separate=lambda: [SSLStep('separate'), FixMatchCallback(low)], no_grad=lambda: [SSLStep('no_grad'), FixMatchCallback(low)], both=lambda: [FlexMatchCallback(low, weight=1.), MCCCallback(weight=.1)],
     ema=lambda: [FixMatchCallback(low), EMACallback(.9)], accumulated=lambda: [FixMatchCallback(low), GradientAccumulation(40//n_processes())], clipped=lambda: [FixMatchCallback(low), GradientClip(.1)],

@@ -49,7 +49,7 @@ recordable = [n for n,mk in METHODS.items() if can(mk())]
 refused = [n for n in METHODS if n not in recordable]
 
 def test_most_methods_can_be_recorded():
-    want = 'pseudo_label pi_model mean_teacher self_ensemble uda uda_tsa mcc fixmatch fixmatch_aligned fixmatch_adjusted fixmatch_teacher flexmatch defixmatch freematch softmatch adamatch dash'
+    want = 'pseudo_label pi_model mean_teacher self_ensemble uda uda_tsa mcc fixmatch fixmatch_aligned fixmatch_adjusted fixmatch_teacher flexmatch defixmatch freematch softmatch adamatch dash self_distillation'
     assert set(want.split())<=set(recordable), set(want.split())-set(recordable)
 
 def run(name, make=None, cbs=(), n=2, opt_func=Adam, **kw):

@@ -19,10 +19,11 @@ METHODS = dict(
     mutual = partial(MutualMeanTeachingCallback, pretrain=0, decay=.9),
     mixmatch = partial(MixMatchCallback, weight=1.), vat = VATCallback, dst = partial(DSTCallback, low, max_iters=10), self_tuning = partial(SelfTuningCallback, 4, .9, projection_dim=8),
     mdd = partial(MDDCallback, hi=1., max_iters=4), mcd = partial(MCDCallback, num_k=2), afn = partial(AFNCallback, entropy=1., weight=1.), dann = partial(DANNCallback, max_iters=4), cdan = partial(CDANCallback, max_iters=4),
+    self_distillation = SelfDistillationCallback,
 )
 every = pytest.mark.parametrize('name', METHODS)
 replaces_loss = {'uda_tsa','defixmatch','mixmatch','self_tuning','mcd'}
-no_threshold = {'mdd','mcd','afn','dann','cdan','mutual','pi_model','mean_teacher','mcc','mixmatch','vat','self_tuning'}
+no_threshold = {'self_distillation','mdd','mcd','afn','dann','cdan','mutual','pi_model','mean_teacher','mcc','mixmatch','vat','self_tuning'}
 
 def learner(cb, dls=None, **kw):
     dls = dls or mk_dls()
