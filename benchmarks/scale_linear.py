@@ -28,10 +28,11 @@ def parts(n):
     k = n//10
     return {
         'keys of strings': (n, lambda: paths(str, n), keyed),
+        'keys of strings, a folder each': (n, lambda: [f'/data/{i}/image.jpg' for i in range(n)], keyed),
         'keys of paths': (n, lambda: paths(Path, n), keyed),
         '`SoftTargets.check`': (n, lambda: store(n), lambda o: o[0].check(o[1])),
-        '`from_arrays` of bytes': (k, lambda: arrays(k), lambda o: SSLDataLoaders.from_arrays(*o, bs=16)),
-        '`from_arrays` in memory': (k, lambda: arrays(k), lambda o: SSLDataLoaders.from_arrays(*o, bs=16, in_memory=True)),
+        '`from_arrays`': (n, lambda: arrays(n), lambda o: SSLDataLoaders.from_arrays(*o, bs=16)),
+        '`from_arrays(in_memory=False)`': (n, lambda: arrays(n), lambda o: SSLDataLoaders.from_arrays(*o, bs=16, in_memory=False)),
         '`few_labels` of a table by `ColReader`': (k, lambda: table(k), lambda df: few_labels(df, ColReader('label'))),
         '`hidden_labels` of a table by `ColReader`': (k, lambda: table(k), lambda df: hidden_labels(ColReader('label'), df, [f'c{i}' for i in range(10)]))}
 
