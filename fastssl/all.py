@@ -61,6 +61,8 @@ from .training.checkpoint import *
 from .training.run_state import *
 from .training.run_facts import *
 from .training.foreach import *
+from .training.late_loss import *
+from .training.recordable import *
 from .training.graph import *
 from .training.keep_run import *
 from .training.testing import *
