@@ -15,7 +15,7 @@ import pandas as pd, timm
 from fastai.vision.all import *
 from ..data.augment import RandomCropFlip
 from ..checks import check_count, check_name, check_one_of, check_positive, check_share
-from ..data.unlabeled import SSLDataLoaders
+from ..data.constructors import SSLDataLoaders
 from ..data.splits import ClassSplitter
 from ..data.folders import class_images, list_images, not_in
 from ..data.images import OpenImageBlock, check_images

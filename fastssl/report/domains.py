@@ -10,7 +10,7 @@ from typing import NamedTuple
 from fastai.vision.all import *
 from ..checks import check_one_of
 from ..data.loaders import required_pool
-from ..data.unlabeled import class_vocab
+from ..data.classes import class_vocab
 from ..models.multihead import MultiHead, TwoNetworks
 from .pseudo_labels import _untouched
 from ..training.distributed import in_this_process, unwrap

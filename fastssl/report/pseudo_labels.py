@@ -15,7 +15,9 @@ from ..calibration import expected_calibration_error, reliability_bins
 from ..data.items import as_items
 from ..data.streams import Stream
 from ..data.targets import check_one_class_data
-from ..data.unlabeled import class_vocab, hidden_labels, pool_dataset
+from ..data.unlabeled import pool_dataset
+from ..data.classes import class_vocab
+from ..data.hidden_labels import hidden_labels
 from ..data.loaders import UnlabeledDL, required_pool
 from ..training.distributed import in_parts
 from ..training.step import SSLCallback
