@@ -51,6 +51,10 @@ from .data.keypoints import *
 from .training.callback import *
 from .training.plain_files import *
 from .training.distributed import *
+from .training.sync_gradients import *
+from .training.distributed_trainer import *
+from .training.in_parts import *
+from .training.process_checks import *
 from .training.launched import *
 from .training.ema import *
 from .training.batch import *

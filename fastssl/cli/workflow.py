@@ -28,7 +28,7 @@ from ..learner import keep_probe, ssl_learner
 from ..report.baselines import fit_probe, probe_features, start_head
 from ..report.pseudo_labels import _untouched, plot_class_balance, plot_reliability
 from ..training.keep_run import KeepRun
-from ..training.distributed import choose_gpu, together_if_launched
+from ..training.launched import choose_gpu, together_if_launched
 from ..training.pretrained import last_linear
 from ..training.registry import ssl_methods
 from ..training.step import SSLStep, SupStrongCallback

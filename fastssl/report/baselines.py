@@ -12,7 +12,8 @@ from fastai.vision.all import *
 from ..models.probe import LinearProbe, propagate_labels
 from .domains import features_seen
 from .pseudo_labels import _untouched
-from ..training.distributed import in_this_process, unwrap
+from ..training.distributed import unwrap
+from ..training.in_parts import in_this_process
 from ..training.pretrained import last_linear
 from ..training.step import SSLCallback, SSLStep, SupStrongCallback
 

@@ -13,7 +13,8 @@ from ..data.loaders import required_pool
 from ..data.classes import class_vocab
 from ..models.multihead import MultiHead, TwoNetworks
 from .pseudo_labels import _untouched
-from ..training.distributed import in_this_process, unwrap
+from ..training.distributed import unwrap
+from ..training.in_parts import in_this_process
 
 # %% ../../nbs/41_report.domains.ipynb #ed16ee55
 def _view(view_maker, name, raw):

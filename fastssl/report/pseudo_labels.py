@@ -19,7 +19,7 @@ from ..data.unlabeled import pool_dataset
 from ..data.classes import class_vocab
 from ..data.hidden_labels import hidden_labels
 from ..data.loaders import UnlabeledDL, required_pool
-from ..training.distributed import in_parts
+from ..training.in_parts import in_parts
 from ..training.step import SSLCallback
 
 # %% ../../nbs/40_report.pseudo_labels.ipynb #c766a61d

@@ -7,7 +7,9 @@ __all__ = ['tiny_cnn', 'quiet', 'tiny_body', 'loss_off_learner', 'in_processes']
 
 # %% ../../nbs/33_training.testing.ipynb #d32e4f5c
 import os, pickle, signal, socket, tempfile, time, traceback
+import torch.distributed as dist
 from fastai.vision.all import *
+from .distributed import ranks_together
 from .step import Part
 
 # %% ../../nbs/33_training.testing.ipynb #4bde184d
@@ -69,6 +71,10 @@ def _as_rank(f, r, n, port, folder):
     part.write_bytes(res)
     part.rename(folder/str(r))
 
+def _in_group(f):
+    dist.init_process_group('gloo')
+    with ranks_together(True): return f()
+
 def _fork(f, *args):
     pid = os.fork()
     if pid: return pid
@@ -92,10 +98,12 @@ def _wait(ranks, folder, timeout):
 
 def in_processes(
     f, # Function without arguments; its result must be picklable
-    n:int=2, # Number of processes; 1: no group
+    n:int=2, # Number of processes
+    group:bool=False, # Call `f` in a process group, as a fit does?
     timeout:float=60. # Seconds until all of them are killed
 )->list: # Result of each process
-    "Call `f` in `n` forked processes, which can make a process group on the CPU; raises `RuntimeError` with the traceback if one fails"
+    "Call `f` in `n` forked processes on the CPU, which can make a process group; raises `RuntimeError` with the traceback if one fails"
+    if group: f = partial(_in_group, f)
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
