@@ -76,6 +76,7 @@ from .training.recordable import *
 from .training.graph import *
 from .training.keep_run import *
 from .training.testing import *
+from .report.untouched import *
 from .report.pseudo_labels import *
 from .report.domains import *
 from .report.target import *
@@ -125,6 +126,9 @@ from .samples.digits import *
 from .samples.photos import *
 from .samples.figures import *
 from .cli.results import *
+from .cli.own_data import *
+from .cli.report import *
+from .cli.outputs import *
 from .cli.workflow import *
 
 # %% ../nbs/99_all.ipynb #4f9c52f6

@@ -9,7 +9,6 @@ __all__ = ['predict_pool', 'plot_reliability', 'plot_class_balance']
 import pandas as pd
 from fastai.vision.all import *
 from ..checks import check_one_of
-from ..core import in_mode
 from ..files import name_column, printable
 from ..calibration import expected_calibration_error, reliability_bins
 from ..data.items import as_items
@@ -19,6 +18,7 @@ from ..data.unlabeled import pool_dataset
 from ..data.classes import class_vocab
 from ..data.hidden_labels import hidden_labels
 from ..data.loaders import UnlabeledDL, required_pool
+from .untouched import untouched
 from ..training.in_parts import in_parts
 from ..training.step import SSLCallback
 
@@ -79,26 +79,6 @@ def plot_loss(self:Recorder,
     return _fastai_plot_loss(self, skip_start if len(self.losses)>=10 else 0, **kwargs)
 
 # %% ../../nbs/40_report.pseudo_labels.ipynb #14f7e609
-@contextmanager
-def _same_attributes(objs):
-    "Restore the attributes of `objs` on exit"
-    saved = [(o, dict(vars(o))) for o in objs]
-    try: yield
-    finally:
-        for o,attrs in saved:
-            vars(o).clear()
-            vars(o).update(attrs)
-
-def _running_values(learn):
-    "The metrics, and the recorder's means of the losses, which add up over an epoch"
-    recorders = [c for c in learn.cbs if isinstance(c, Recorder)]
-    return [*learn.metrics, *(mean for r in recorders for mean in (r.smooth_loss, r.loss))]
-
-@contextmanager
-def _untouched(learn):
-    "Restore `learn`, its callbacks, the mode of its model and the random generators on exit"
-    with _same_attributes([learn, *learn.cbs, *_running_values(learn)]), in_mode(learn.model), no_random(): yield
-
 def _as_pool(dls, items):
     "`items` as a pool, to be predicted on with `dls`"
     items = as_items(items, dls.train.dataset)
@@ -124,7 +104,7 @@ def predict_pool(
     def predict(rows):
         dl = learn.dls.pool_dl(view, rows, pool)
         return learn.get_preds(dl=dl, act=lambda p: p.float().softmax(-1), reorder=False)[0]
-    with _untouched(learn): probs = in_parts(learn, rows, predict)
+    with untouched(learn): probs = in_parts(learn, rows, predict)
     if probs.ndim!=2: raise ValueError(f'pseudo-labels need one class per item, but the model gives outputs of shape {tuple(probs.shape)}')
     if probs.shape[1]<2: raise ValueError('pseudo-labels need more than one class, but the model has one output')
     if len(probs)!=len(rows): raise ValueError(f'{len(rows)-len(probs)} of {len(rows)} items could not be read')
