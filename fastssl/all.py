@@ -77,7 +77,11 @@ from .training.graph import *
 from .training.keep_run import *
 from .training.testing import *
 from .report.untouched import *
+from .report.curves import *
 from .report.pseudo_labels import *
+from .report.show_pseudo_labels import *
+from .report.reliability import *
+from .report.class_balance import *
 from .report.domains import *
 from .report.target import *
 from .report.baselines import *

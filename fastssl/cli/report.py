@@ -12,7 +12,8 @@ from fastai.vision.all import *
 from ..checks import check_one_of
 from ..core import write_atomic
 from ..files import check_writable
-from ..report.pseudo_labels import plot_class_balance, plot_reliability
+from ..report.class_balance import plot_class_balance
+from ..report.reliability import plot_reliability
 from ..report.untouched import untouched
 
 # %% ../../nbs/90_cli.report.ipynb #819461c7
