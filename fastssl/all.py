@@ -117,9 +117,11 @@ from .distill.write import *
 from .distill.store import *
 from .distill.convert import *
 from .distill.parquet import *
+from .distill.ensemble import *
 from .distill.teacher import *
 from .distill.save import *
 from .distill.losses import *
+from .distill.soft_labels import *
 from .distill.block import *
 from .distill.features import *
 from .distill.callback import *
