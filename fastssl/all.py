@@ -25,6 +25,9 @@ from .models.heads import *
 from .models.lora import *
 from .models.probe import *
 from .modules.domain_discriminator import *
+from .data.kernels import *
+from .data.pixel_ops import *
+from .data.rand_augment import *
 from .data.augment import *
 from .data.images import *
 from .data.folders import *
