@@ -15,7 +15,6 @@ from .core import write_atomic
 from .data.streams import Stream
 from .data.classes import class_vocab
 from .learner import keep_probe, ssl_learner
-from .models.probe import LinearProbe
 from .report.baselines import ProbeFeatures, _features, fit_probe, start_head
 from .semi.adaptive import FreeMatchCallback
 from .training.batch import unwrap

@@ -6,7 +6,6 @@
 __all__ = ['Cutout', 'RandomCropFlip', 'strong_tfms']
 
 # %% ../../nbs/20_data.augment.ipynb #386b7dd7
-from torch import Tensor
 from fastai.vision.all import *
 from ..checks import check_one_of, check_share
 from .native import has_native, native_crop_flip, native_cutout

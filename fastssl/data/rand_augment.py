@@ -6,7 +6,6 @@
 __all__ = ['BatchRandAugment']
 
 # %% ../../nbs/20_data.rand_augment.ipynb #67e9bffd
-from torch import Tensor
 from fastai.vision.all import *
 from ..checks import check_count
 from .native import has_native, native_augment
