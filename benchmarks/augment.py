@@ -12,7 +12,8 @@ warnings.filterwarnings('ignore')
 from fastcore.script import call_parse, store_true
 from timing import paired
 from fastai.vision.all import *
-from fastssl.data.augment import BatchRandAugment, Cutout, RandomCropFlip
+from fastssl.data.augment import Cutout, RandomCropFlip
+from fastssl.data.rand_augment import BatchRandAugment
 from fastssl.data.native import has_native, use_native
 from fastssl.data.normalize import fuse_normalize
 from torchvision.transforms import v2

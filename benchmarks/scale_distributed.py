@@ -6,7 +6,7 @@ root = Path(__file__).parent.parent
 sys.path[:0] = [str(root), str(root/'tests')]
 import warnings; warnings.simplefilter('ignore')
 from test_distributed import *
-import fastssl.training.distributed as D
+import fastssl.training.distributed as D, fastssl.training.sync_gradients as S
 
 class StepTimes(Callback):
     "CPU seconds from step to step: other work on the machine disturbs them least"
@@ -37,7 +37,8 @@ def counted(make):
                 if self.training and not keep: keep.update(start=dict(sent), sync=self.learn.sync_gradients)
             def after_batch(self): keep['end'] = dict(sent)
         learn.add_cb(Watch())
-        D._summed,D._gathered = counting(D._summed),counting(D._gathered)
+        D.gathered = counting(D.gathered)
+        D.summed = S.summed = counting(D.summed)
         with together(learn): fit(learn, 1)
         if num_distrib()<2: return cb.gs
         n = 3

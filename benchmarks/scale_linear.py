@@ -7,7 +7,8 @@ def parts(n):
     import numpy as np, pandas as pd
     from fastai.vision.all import ColReader, ItemGetter, Path
     from fastssl.data.splits import few_labels
-    from fastssl.data.unlabeled import SSLDataLoaders, hidden_labels
+    from fastssl.data.constructors import SSLDataLoaders
+    from fastssl.data.hidden_labels import hidden_labels
     from fastssl.distill.keys import ItemKey, unique_keys
     from fastssl.distill.store import SoftTargets
     from fastssl.distill.write import StoreWriter

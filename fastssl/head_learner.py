@@ -13,9 +13,8 @@ from fastai.vision.all import *
 from .checks import check_count
 from .core import write_atomic
 from .data.streams import Stream
-from .data.unlabeled import class_vocab
+from .data.classes import class_vocab
 from .learner import keep_probe, ssl_learner
-from .models.probe import LinearProbe
 from .report.baselines import ProbeFeatures, _features, fit_probe, start_head
 from .semi.adaptive import FreeMatchCallback
 from .training.batch import unwrap

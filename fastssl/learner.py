@@ -10,6 +10,7 @@ from typing import NamedTuple
 from fastai.vision.all import *
 from fastai.vision.learner import _add_norm
 from .checks import check_one_of
+from .data.items import is_table
 from .models.lora import add_lora
 from .models.multihead import MultiHead, TwoNetworks, create_backbone, split_classifier
 from .models.probe import LinearProbe
@@ -26,7 +27,7 @@ def n_channels(
     dls:DataLoaders # Of images
 )->int:
     "Channels of the training images"
-    x = dls.train.do_batch([dls.train.do_item(0)])[0] if not hasattr(dls.train.dataset, 'cats') else None
+    x = dls.train.do_batch([dls.train.do_item(0)])[0] if not is_table(dls.train.dataset) else None
     if not isinstance(x, Tensor) or x.ndim!=4: raise TypeError('the inputs are no images: give a whole network, whose last linear layer is the head')
     return x.shape[1]
 

@@ -6,7 +6,8 @@ from helpers import *
 from test_compose import CPUAmp
 from test_methods import METHODS, learner
 from fastssl.static import step_number
-from fastssl.training.graph import CUDARecording, GraphStep, check_recordable
+from fastssl.training.graph import CUDARecording, GraphStep
+from fastssl.training.recordable import check_recordable
 
 _aten = torch.ops.aten
 forbidden = {_aten._local_scalar_dense, _aten.lift_fresh, _aten.nonzero, _aten.masked_select, _aten._unique2, _aten.equal, _aten.is_nonzero}

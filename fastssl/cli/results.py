@@ -11,7 +11,7 @@ import warnings
 import pandas as pd
 from fastai.vision.all import *
 from ..data.folders import class_images, list_images
-from ..files import name_column, printable, write_csv
+from ..files import name_column, write_csv
 
 # %% ../../nbs/90_cli.results.ipynb #rs000006
 def standard_error(

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from fastai.vision.all import *
 from fastai.data.load import chunked
 from .images import UnreadableImage
-from .order import ComputedRows, ShuffledPasses, mixed_seed, rank_len, rank_positions, rank_rows
+from .order import ComputedRows, ShuffledPasses, mixed_seed, rank_len, rank_rows
 from .workers import LivingWorkers, persistent
 
 # %% ../../nbs/21_data.loaders.ipynb #f636f997

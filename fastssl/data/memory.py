@@ -9,6 +9,7 @@ __all__ = ['memory_share', 'rows_in_memory', 'free_memory', 'fits_in_memory']
 import re
 from fastai.vision.all import *
 from ..core import bar_if_slow
+from .items import is_table
 from .loaders import RowsDL, as_in_validation, reads_table
 
 # %% ../../nbs/22_data.memory.ipynb #36ab37fa
@@ -39,7 +40,7 @@ def rows_in_memory(
 )->tuple: # One tensor for each part of an item, all items in order
     "All rows of `dl`'s dataset, decoded once with the item transforms of *validation* (a random crop becomes the center crop)"
     ds = dl.dataset if dataset is None else dataset
-    if hasattr(ds, 'cats'): return first(filter(reads_table, dl.after_batch.fs)).encodes(ds)
+    if is_table(ds): return first(filter(reads_table, dl.after_batch.fs)).encodes(ds)
     if stacked:=_stacked(dl, ds): return stacked
     return _decoded(dl, ds, range(len(ds)))
 

@@ -6,7 +6,7 @@
 __all__ = ['is_stream_source', 'is_image', 'image_of', 'Stream', 'TarFiles']
 
 # %% ../../nbs/20_data.streams.ipynb #57a10003
-import io, os, sys, tarfile
+import io, os, tarfile
 from collections.abc import Mapping, Sequence
 from PIL import Image
 from fastai.vision.all import *

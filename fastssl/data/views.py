@@ -8,7 +8,7 @@ __all__ = ['ViewMaker']
 # %% ../../nbs/22_data.views.ipynb #df2805dc
 from fastai.vision.all import *
 from .augment import strong_tfms
-from .loaders import batch_transforms
+from .loaders import batch_transforms, required_pool
 from .normalize import fuse_normalize
 
 # %% ../../nbs/22_data.views.ipynb #86d1b0b9
@@ -60,6 +60,14 @@ class ViewMaker:
         xb = tuple(x if x.dtype==torch.uint8 else x.clone() for x in xb)    # transforms may work in place
         pipe,fn = self.made[kind]
         return tuplify(fn(*pipe(xb)))
+    def images(self,
+        name:str, # As in `__call__`
+        raw:tuple # As in `__call__`
+    )->Tensor: # Images to show, on the CPU
+        "A new draw of the view `name`, decoded"
+        xb = self(name, raw)
+        if self.kind(name)!='raw': xb = Pipeline(self.tfms).decode(xb)
+        return to_cpu(xb[0])
     def _make(self, added):
         "The pipeline of a view, and the function of its result"
         if isinstance(added, str): added = strong_tfms(added)
@@ -74,3 +82,22 @@ def view_maker(self:DataLoaders)->ViewMaker: # Made of the current transforms of
     "Makes the views of these data"
     added = self.pool.view_tfms if self.pool else {}
     return ViewMaker(batch_transforms(self.train), getattr(self.train, 'n_inp', 1), **added)
+
+# %% ../../nbs/22_data.views.ipynb #ecf56389
+@patch
+def show_views(self:DataLoaders,
+    n:int=6, # Items of the pool
+    names=('raw','weak','strong'), # Views, from left to right
+    figsize:tuple=None # Inches; default: 1.6 per image
+):
+    "Draw `n` images of the pool in each of the views"
+    pool,views = required_pool(self, 'show_views'),self.view_maker
+    names = L(names)
+    for name in names: views.check(name, 'show_views')
+    raw = pool.fetch(pool.stream(pool.pos*pool.bs, n))
+    fig,axs = plt.subplots(n, len(names), figsize=ifnone(figsize, (1.6*len(names), 1.6*n)), squeeze=False)
+    for name,column in zip(names, axs.T):
+        x = views.images(name, raw)
+        if not hasattr(x, 'show'): raise TypeError(f'show_views draws images, but the inputs are a {type(x).__name__}')
+        for i,ax in enumerate(column): x[i].show(ctx=ax, title=name if i==0 else None)
+    plt.tight_layout()

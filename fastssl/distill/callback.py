@@ -12,7 +12,7 @@ from ..checks import check_name, check_one_of, check_weight
 from ..core import in_mode, plain_float32
 from .features import feature_losses
 from .losses import check_teacher_loss
-from .teacher import match_classes, mean_logits
+from .ensemble import match_classes, mean_logits
 from .logits import check_are_logits
 from ..data.targets import several_labels_per_row
 from ..losses.distill import BinaryKDLoss, TeacherLoss, teacher_loss

@@ -17,9 +17,10 @@ from ..data.items import as_items
 from ..data.streams import Stream, TarFiles, is_stream_source
 from .keys import ItemKey, unique_keys
 from .store import SoftTargets
-from .teacher import TeacherLearners, TeacherNetworks, check_loader, combine_outputs
+from .teacher import TeacherLearners, TeacherNetworks, check_loader
+from .ensemble import combine_outputs
 from .write import StoreWriter
-from ..training.distributed import in_this_process
+from ..training.in_parts import in_this_process
 from ..training.launched import LaunchedTogether
 
 # %% ../../nbs/70_distill.save.ipynb #cdbdc068

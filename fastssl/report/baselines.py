@@ -11,15 +11,16 @@ import pandas as pd
 from fastai.vision.all import *
 from ..models.probe import LinearProbe, propagate_labels
 from .domains import features_seen
-from .pseudo_labels import _untouched
-from ..training.distributed import in_this_process, unwrap
+from .untouched import untouched
+from ..training.distributed import unwrap
+from ..training.in_parts import in_this_process
 from ..training.pretrained import last_linear
 from ..training.step import SSLCallback, SSLStep, SupStrongCallback
 
 # %% ../../nbs/43_report.baselines.ipynb #444b0722
 def _features(learn, dl, seed):
     "Features `(N, d)` and targets of all rows of `dl`, on the CPU"
-    with learn.no_bar(), _untouched(learn), in_this_process(learn), features_seen(learn.model) as seen:
+    with learn.no_bar(), untouched(learn), in_this_process(learn), features_seen(learn.model) as seen:
         set_seed(seed)
         y = learn.get_preds(dl=dl, reorder=False, act=noop)[1]
     return torch.cat(seen),y

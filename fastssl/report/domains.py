@@ -10,10 +10,11 @@ from typing import NamedTuple
 from fastai.vision.all import *
 from ..checks import check_one_of
 from ..data.loaders import required_pool
-from ..data.unlabeled import class_vocab
+from ..data.classes import class_vocab
 from ..models.multihead import MultiHead, TwoNetworks
-from .pseudo_labels import _untouched
-from ..training.distributed import in_this_process, unwrap
+from .untouched import untouched
+from ..training.distributed import unwrap
+from ..training.in_parts import in_this_process
 
 # %% ../../nbs/41_report.domains.ipynb #ed16ee55
 def _view(view_maker, name, raw):
@@ -123,7 +124,7 @@ def outputs_and_features(
     dl # Batches, labeled or not
 )->tuple: # (outputs, features `(N, F)`, labels), on the CPU
     "Outputs of the model for `dl` and inputs of its head, in evaluation mode; the learner is left unchanged"
-    with learn.no_bar(), _untouched(learn), in_this_process(learn), features_seen(learn.model) as seen:
+    with learn.no_bar(), untouched(learn), in_this_process(learn), features_seen(learn.model) as seen:
         out,y = learn.get_preds(dl=dl, reorder=False, act=noop)[:2]
     return out,torch.cat(seen),y
 

@@ -9,7 +9,7 @@ __all__ = ['TargetReport']
 from fastai.vision.all import *
 from ..checks import check_count
 from ..data.loaders import required_pool
-from ..data.unlabeled import class_vocab
+from ..data.classes import class_vocab
 from .domains import outputs_and_features
 from ..training.ema import in_fit
 

@@ -9,7 +9,7 @@ __all__ = ['digits_data', 'digits_dls', 'unseen_digits_dls']
 from fastai.vision.all import *
 from sklearn.datasets import load_digits
 from ..data.augment import RandomCropFlip
-from ..data.unlabeled import SSLDataLoaders
+from ..data.constructors import SSLDataLoaders
 from ..data.splits import few_labels
 
 # %% ../../nbs/80_samples.digits.ipynb #6026ea9f

@@ -9,7 +9,6 @@ __all__ = ['joints', 'limbs', 'random_poses', 'draw_figures', 'figures_dls']
 from PIL import ImageDraw
 from scipy.ndimage import gaussian_filter
 from fastai.vision.all import *
-from ..data.unlabeled import SSLDataLoaders
 from ..data.keypoints import KeypointBlock
 from .photos import photo_patches
 

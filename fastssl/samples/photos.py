@@ -11,7 +11,7 @@ from PIL import ImageDraw
 from fastai.vision.all import *
 from sklearn.datasets import load_sample_images
 from ..data.augment import RandomCropFlip
-from ..data.unlabeled import SSLDataLoaders
+from ..data.constructors import SSLDataLoaders
 from .digits import digits_data
 
 # %% ../../nbs/81_samples.photos.ipynb #7011f580

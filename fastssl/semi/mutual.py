@@ -21,7 +21,8 @@ from ..losses.metric import SoftTripletLoss
 from ..models.multihead import TwoNetworks
 from .clusters import *
 from ..training.batch import SSLBatch
-from ..training.distributed import all_rows, from_rank0, in_parts, unwrap
+from ..training.distributed import all_rows, from_rank0, unwrap
+from ..training.in_parts import in_parts
 from ..training.step import SSLCallback
 from ..training.registry import register_method
 

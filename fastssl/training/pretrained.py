@@ -12,7 +12,6 @@ from torch.optim.swa_utils import update_bn
 from ..checks import check_positive
 from ..models.multihead import MultiHead
 from .batch import unwrap
-from .callback import AttachedCallback
 
 # %% ../../nbs/33_training.pretrained.ipynb #dfa6b8e2
 _norms = nn.modules.batchnorm._BatchNorm,nn.LayerNorm,nn.GroupNorm,nn.modules.instancenorm._InstanceNorm

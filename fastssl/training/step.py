@@ -24,6 +24,9 @@ from .batch import *
 from .callback import AttachedCallback
 from .compatible import check_methods
 from .distributed import *
+from .distributed_trainer import *
+from .process_checks import *
+from .sync_gradients import *
 from .ema import EMATeacher, in_fit
 from .events import StepEvents
 from .extra_steps import ExtraStep, train_only
