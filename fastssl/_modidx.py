@@ -271,6 +271,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'fastssl.core.pseudo_label': ('core.html#pseudo_label', 'fastssl/core.py'),
                               'fastssl.core.reduced': ('core.html#reduced', 'fastssl/core.py'),
                               'fastssl.core.sharpen': ('core.html#sharpen', 'fastssl/core.py'),
+                              'fastssl.core.shows_bars': ('core.html#shows_bars', 'fastssl/core.py'),
                               'fastssl.core.soft_cross_entropy': ('core.html#soft_cross_entropy', 'fastssl/core.py'),
                               'fastssl.core.top_class': ('core.html#top_class', 'fastssl/core.py'),
                               'fastssl.core.weighted': ('core.html#weighted', 'fastssl/core.py'),

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['plain_float32', 'in_float32', 'all_true', 'weighted', 'reduced', 'top_class', 'most_probable', 'confident_label',
            'pseudo_label', 'sharpen', 'soft_cross_entropy', 'in_cache', 'cross_entropy_and_mean', 'class_share',
-           'last_writer', 'in_mode', 'write_atomic', 'bar_if_slow']
+           'last_writer', 'in_mode', 'write_atomic', 'shows_bars', 'bar_if_slow']
 
 # %% ../nbs/00_core.ipynb #b8eef3fd
 from contextlib import contextmanager
 from pathlib import Path
-import functools, os, shutil, time
+import functools, os, shutil, sys, time
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.imports import IN_NOTEBOOK
 from torch import Tensor, nn
 from .checks import *
 
@@ -241,18 +242,22 @@ def _sync_folder(folder):
     finally: os.close(fd)
 
 # %% ../nbs/00_core.ipynb #a8643570
+def shows_bars()->bool:
+    "Can a progress bar be drawn? In a notebook and in a terminal; in a log file each update would be a line"
+    return bool(IN_NOTEBOOK) or sys.stdout.isatty()
+
 def bar_if_slow(
     gen, # Iterable to go through
     total:int, # Number of its items
     comment:str='', # Text next to the bar
     seconds:float=2. # Seconds until the bar appears
 ):
-    "Yield from `gen`, with fastai's progress bar if it takes longer than `seconds`"
+    "Yield from `gen`, with fastai's progress bar if it takes longer than `seconds` and output is no log file"
     from fastprogress.fastprogress import progress_bar
     start,bar = time.time(),None
     for i,o in enumerate(gen):
         yield o
-        if bar is None and time.time()-start>seconds:
+        if bar is None and time.time()-start>seconds and shows_bars():
             bar = progress_bar(range(total), total=total, leave=False)
             bar.comment = comment                        # not an argument of the console bar
             bar.update(0)

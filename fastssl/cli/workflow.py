@@ -11,6 +11,7 @@ from inspect import signature
 import timm
 from fastai.vision.all import *
 from ..checks import check_count, check_name, check_positive
+from ..core import shows_bars
 from .outputs import BestModel, EpochLog, output_files, write_outputs
 from .own_data import own_dls
 from .results import standard_error
@@ -97,7 +98,7 @@ def train_own(
     check_writable(out, len(plain_bytes(learn))+2**22)            # before the first step: the model can be exported, and fits on the disk
     say = noop if rank_distrib() else partial(print, flush=True)
     say(_plan(dls, method, arch, 0 if frozen else epochs))
-    bars = sys.stdout.isatty() or bool(IN_NOTEBOOK)               # else they would flood a log file
+    bars = shows_bars()
     with together_if_launched(learn), nullcontext() if bars else _no_bars(learn):
         if frozen: _start_frozen(learn, method=='propagate')
         else:

@@ -13,6 +13,7 @@ import torch.utils.data as torch_data
 from fastai.basics import *
 from fastprogress.fastprogress import progress_bar
 from ..checks import check_count, check_one_of
+from ..core import shows_bars
 from ..data.items import as_items
 from ..data.streams import Stream, TarFiles, is_stream_source
 from .keys import ItemKey, unique_keys
@@ -144,7 +145,7 @@ def _same_writer(new_writer, ranks):
 
 def _predict_all(w, chunks, n, progress):
     "Write the `chunks` of logits, `n` rows"
-    show = progress_bar(range(n), leave=False).update if progress else noop
+    show = progress_bar(range(n), leave=False).update if progress and shows_bars() else noop
     show(0)
     done = 0
     try:
