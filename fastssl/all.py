@@ -51,6 +51,7 @@ from .training.batch import *
 from .training.registry import *
 from .training.extra_steps import *
 from .training.compatible import *
+from .training.events import *
 from .training.recorder import *
 from .training.pool_report import *
 from .training.stop_on_nan import *
