@@ -2649,6 +2649,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'fastssl/training/callback.py'),
                                            'fastssl.training.callback.AttachedCallback.detached': ( 'training.callback.html#attachedcallback.detached',
                                                                                                     'fastssl/training/callback.py'),
+                                           'fastssl.training.callback.AttachedCallback.training': ( 'training.callback.html#attachedcallback.training',
+                                                                                                    'fastssl/training/callback.py'),
                                            'fastssl.training.callback.has_state': ( 'training.callback.html#has_state',
                                                                                     'fastssl/training/callback.py')},
             'fastssl.training.checkpoint': { 'fastssl.training.checkpoint.Learner.export': ( 'training.checkpoint.html#learner.export',

@@ -65,6 +65,7 @@ from .training.events import *
 from .training.registry import *
 from .training.extra_steps import *
 from .training.compatible import *
+from .training.events import *
 from .training.recorder import *
 from .training.pool_report import *
 from .training.stop_on_nan import *
