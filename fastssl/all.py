@@ -65,10 +65,10 @@ from .training.events import *
 from .training.registry import *
 from .training.extra_steps import *
 from .training.compatible import *
-from .training.events import *
 from .training.recorder import *
 from .training.pool_report import *
 from .training.stop_on_nan import *
+from .training.method import *
 from .training.step import *
 from .training.adversarial import *
 from .training.pretrained import *

@@ -20,7 +20,8 @@ from .training.compatible import check_methods
 from .training.ema import EMACallback, copy_model
 from .training.pretrained import FrozenNorm, SlowBody, body_and_head, last_linear, looks_trained
 from .training.self_distillation import SelfDistillationCallback
-from .training.step import SSLCallback, SupStrongCallback, SSLStep
+from .training.method import SSLCallback
+from .training.step import SupStrongCallback, SSLStep
 
 # %% ../nbs/46_learner.ipynb #21e87e2e
 def n_channels(

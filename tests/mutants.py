@@ -23,7 +23,8 @@ module_tests = {                # run where the notebook does not notice a fault
     'losses.adapt': losses, 'losses.adversarial': losses, 'losses.distill': losses, 'losses.keypoint': losses,
     'losses.metric': losses, 'losses.rows': ('test_methods_by_hand.py',), 'losses.semi': losses,
     'distill.losses': ('test_soft_targets.py','test_targets.py'),
-    'training.callback': callbacks, 'training.events': callbacks, 'training.batch': methods, 'training.ema': callbacks, 'training.step': (*methods, 'test_cleanup.py'),
+    'training.callback': callbacks, 'training.events': callbacks, 'training.batch': methods, 'training.ema': callbacks, 'training.method': (*methods, 'test_cleanup.py'),
+    'training.step': (*methods, 'test_cleanup.py'),
     'semi.alignment': methods, 'semi.threshold': methods, 'semi.consistency': methods, 'semi.fixmatch': methods,
     'semi.flexmatch': methods, 'semi.adaptive': methods,
 }
@@ -321,7 +322,7 @@ faults = {
     Fault('else: self.teacher = None', 'else: pass', 'an average of other weights goes on'),
     Fault('raw = None if self.raw is None else [t.clone() for t in self.raw]', 'raw = None', 'raw weights are not in the state'),
 ],
-'training.step': [
+'training.method': [
     Fault('return averaging_decay(b.n_steps) if self.decay is None else self.decay', 'return averaging_decay(b.n_steps)',
           "a part's own decay is ignored"),
     Fault("return {**super().__getstate__(), '_buffers':{}, '_modules':{}, 'set_up_for':None}", 'return super().__getstate__()',
@@ -338,6 +339,8 @@ faults = {
     Fault('state = {k:v for k,v in super().__getstate__().items() if k not in self.made_by_setup}', 'state = super().__getstate__()',
           'an export holds the teacher'),
     Fault('if any(m is not self for m in self.learn._grab_cbs(SSLCallback)): return', '', 'the first method to leave takes the step along'),
+],
+'training.step': [
     Fault('self.learn.remove_cbs([c for c in self.learn._grab_cbs(SSLStep) if c.auto])', 'pass', 'two steps'),
     Fault('if agreement is None or agreement>=self.gate: return L()', 'return L()', 'the gate is always open'),
     Fault('if agreement is None or agreement>=self.gate: return L()', 'if agreement is None or agreement>self.gate: return L()',

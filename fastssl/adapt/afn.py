@@ -12,7 +12,7 @@ from ..models.heads import *
 from ..models.layers import *
 from ..losses.adapt import AdaptiveFeatureNorm, entropy
 from ..training.batch import SSLBatch
-from ..training.step import SSLCallback
+from ..training.method import SSLCallback
 from ..training.registry import register_method
 
 # %% ../../nbs/60_adapt.afn.ipynb #490b4f67

@@ -14,7 +14,7 @@ from ..checks import check_count, check_share, check_weight
 from ..models.heads import *
 from ..losses.adversarial import classifier_discrepancy, mcd_entropy
 from ..models.multihead import features_and_heads
-from ..training.step import SSLCallback
+from ..training.method import SSLCallback
 from ..training.registry import register_method
 
 # %% ../../nbs/60_adapt.mcd.ipynb #f0d1a756

@@ -18,7 +18,7 @@ from ..data.targets import several_labels_per_row
 from ..losses.distill import BinaryKDLoss, TeacherLoss, teacher_loss
 from ..training.batch import SSLBatch, compiled_in_place, hook_modules
 from ..training.distributed import rows_for, unwrap
-from ..training.step import SSLCallback
+from ..training.method import SSLCallback
 
 # %% ../../nbs/70_distill.callback.ipynb #c32ce573
 _no_norm = [0.],[1.]

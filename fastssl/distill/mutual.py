@@ -13,7 +13,7 @@ from ..losses.distill import teacher_loss
 from ..models.multihead import TwoNetworks
 from ..training.batch import SSLBatch
 from ..training.distributed import rows_for, unwrap
-from ..training.step import SSLCallback
+from ..training.method import SSLCallback
 
 # %% ../../nbs/70_distill.mutual.ipynb #6d4fcb46
 class MutualLearningCallback(SSLCallback):

@@ -15,7 +15,8 @@ from .untouched import untouched
 from ..training.distributed import unwrap
 from ..training.in_parts import in_this_process
 from ..training.pretrained import last_linear
-from ..training.step import SSLCallback, SSLStep, SupStrongCallback
+from ..training.method import SSLCallback
+from ..training.step import SSLStep, SupStrongCallback
 
 # %% ../../nbs/43_report.baselines.ipynb #444b0722
 def _features(learn, dl, seed):

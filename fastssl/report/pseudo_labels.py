@@ -18,7 +18,7 @@ from ..data.hidden_labels import hidden_labels
 from ..data.loaders import UnlabeledDL, required_pool
 from .untouched import untouched
 from ..training.in_parts import in_parts
-from ..training.step import SSLCallback
+from ..training.method import SSLCallback
 
 # %% ../../nbs/40_report.pseudo_labels.ipynb #14f7e609
 def _as_pool(dls, items):

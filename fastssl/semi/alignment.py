@@ -11,7 +11,7 @@ from ..checks import *
 from ..core import *
 from ..training.batch import SSLBatch
 from ..training.distributed import all_mean
-from ..training.step import Part
+from ..training.method import Part
 
 # %% ../../nbs/50_semi.alignment.ipynb #50b8d2a2
 class DistributionAlignment(Part):

@@ -16,7 +16,7 @@ from ..losses.semi import consistency, consistency_distances
 from ..training.distributed import mean_over, unwrap
 from ..training.ema import EMATeacher
 from ..training.batch import SSLBatch
-from ..training.step import SSLCallback
+from ..training.method import SSLCallback
 
 # %% ../../nbs/50_semi.consistency.ipynb #ee79754a
 def _check_object(value, name, example):

@@ -11,7 +11,7 @@ from ..checks import check_weight
 from ..losses.adapt import MinimumClassConfusionLoss
 from ..training.batch import SSLBatch
 from ..training.distributed import all_rows
-from ..training.step import SSLCallback
+from ..training.method import SSLCallback
 from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.mcc.ipynb #9a63d977

@@ -12,7 +12,7 @@ from ..core import *
 from ..schedules import *
 from ..losses.semi import consistency, consistency_distances
 from ..training.batch import SSLBatch, unwrap
-from ..training.step import SSLCallback
+from ..training.method import SSLCallback
 from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.mixmatch.ipynb #b51b8ca7

@@ -23,7 +23,7 @@ from .clusters import *
 from ..training.batch import SSLBatch
 from ..training.distributed import all_rows, from_rank0, unwrap
 from ..training.in_parts import in_parts
-from ..training.step import SSLCallback
+from ..training.method import SSLCallback
 from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.mutual.ipynb #e22c74d6

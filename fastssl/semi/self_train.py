@@ -21,7 +21,8 @@ from ..training.batch import SSLBatch
 from ..training.keep_run import KeepRun
 from ..training.plain_files import read_tree, tree_files, write_tree
 from ..training.run_state import generators, set_generators
-from ..training.step import SSLCallback, SSLStep
+from ..training.method import SSLCallback
+from ..training.step import SSLStep
 
 # %% ../../nbs/51_semi.self_train.ipynb #a9d8a2ff
 def _checked_targets(targets):

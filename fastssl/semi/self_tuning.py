@@ -18,7 +18,7 @@ from ..training.ema import EMATeacher
 from ..models.heads import *
 from ..training.batch import SSLBatch
 from ..training.distributed import all_rows, unwrap
-from ..training.step import SSLCallback
+from ..training.method import SSLCallback
 from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.self_tuning.ipynb #40b7ce95

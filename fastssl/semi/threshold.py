@@ -11,7 +11,7 @@ from ..checks import *
 from ..core import most_probable, top_class
 from ..training.batch import SSLBatch
 from ..training.distributed import all_mean, all_rows
-from ..training.step import Part
+from ..training.method import Part
 
 # %% ../../nbs/50_semi.threshold.ipynb #14632ef4
 class Threshold(Part):

@@ -10,7 +10,7 @@ from fastai.vision.all import *
 from .batch import unwrap
 from ..checks import check_positive, check_weight
 from ..models.layers import *
-from .step import SSLCallback
+from .method import SSLCallback
 
 # %% ../../nbs/33_training.adversarial.ipynb #45428188
 class AdversarialCallback(SSLCallback):

@@ -15,7 +15,8 @@ from .ema import in_fit
 from .foreach import foreach_step
 from .late_loss import LateLoss
 from .recordable import check_recordable, is_recordable
-from .step import SSLCallback, SSLStep
+from .method import SSLCallback
+from .step import SSLStep
 
 # %% ../../nbs/34_training.graph.ipynb #2ddedc36
 class CUDARecording:

@@ -10,7 +10,7 @@ from fastai.vision.all import *
 from fastai.callback.all import *
 from .foreach import check_foreach
 from .pretrained import SlowBody
-from .step import SSLCallback
+from .method import SSLCallback
 
 # %% ../../nbs/33_training.recordable.ipynb #754d7c99
 _inner_events = ('after_pred','after_loss','before_backward','after_cancel_backward','after_backward','before_step','after_cancel_step','after_step',

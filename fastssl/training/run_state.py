@@ -12,7 +12,7 @@ from fastai.basics import *
 from .batch import unwrap
 from .callback import has_state
 from .plain_files import is_plain
-from .step import SSLCallback
+from .method import SSLCallback
 
 # %% ../../nbs/33_training.run_state.ipynb #67ce7404
 def _loaders(learn):

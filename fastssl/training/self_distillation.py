@@ -11,7 +11,7 @@ from ..checks import check_weight
 from ..losses.semi import consistency
 from .batch import SSLBatch, unwrap
 from .ema import EMATeacher
-from .step import SSLCallback
+from .method import SSLCallback
 
 # %% ../../nbs/33_training.self_distillation.ipynb #sd000005
 class SelfDistillationCallback(SSLCallback):

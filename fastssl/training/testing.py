@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_images
 from fastai.vision.all import *
 from ..data.native import use_native
 from .distributed import ranks_together
-from .step import Part
+from .method import Part
 
 # %% ../../nbs/33_training.testing.ipynb #4bde184d
 def tiny_cnn(
