@@ -267,6 +267,7 @@ def compiled_kernels():
     except ImportError: return None
     own = globals()
     for name in _kernels:
-        try: own[name] = njit(cache=True, nogil=True, error_model='numpy')(own[name])
-        except RuntimeError: own[name] = njit(nogil=True, error_model='numpy')(own[name])       # no folder for the cache
+        kernel = getattr(own[name], 'py_func', own[name])                           # if they were compiled before
+        try: own[name] = njit(cache=True, nogil=True, error_model='numpy')(kernel)
+        except RuntimeError: own[name] = njit(nogil=True, error_model='numpy')(kernel)      # no folder for the cache
     return SimpleNamespace(augment=augment_batch, cut=cut_batch, crop_flip=crop_flip_batch, to_float=to_float_batch)
