@@ -96,7 +96,7 @@ def ssl_learner(
         if body_lr!=1: learn.add_cb(SlowBody(body_lr))
         if freeze_norm: learn.add_cb(FrozenNorm())
         if init_head: _start_at_probe(learn, n_out)
-        if self_distill and 'probe' in vars(learn): _add_self_distillation(learn, self_distill, gate)
+        if self_distill and 'probe' in vars(learn) and learn.probe.beats_chance: _add_self_distillation(learn, self_distill, gate)
     return learn
 
 class _Network(NamedTuple):
@@ -170,7 +170,7 @@ def _start_at_probe(learn, n_out):
 
 def _add_self_distillation(learn, weight, gate):
     "Beside methods that trust predictions for the pool, unless they replace its rows; these methods then need no gate"
-    trusting = learn.ssl_step.methods.filter(lambda m: m.trusts_pool)
+    trusting = learn._grab_cbs(SSLCallback).filter(lambda m: m.trusts_pool)
     if not trusting or any(m.replaces for m in trusting): return
     if not learn._grab_cbs(SelfDistillationCallback): learn.add_cb(SelfDistillationCallback(weight))
     if gate is None: learn.ssl_step.gate = 0

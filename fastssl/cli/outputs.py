@@ -77,7 +77,7 @@ def _export_best(learn, out, weights):
 def write_outputs(
     learn:Learner, # Trained
     files:dict, # From `output_files`
-    title:str, # Of the report
+    title:str, # Title of the report
     best:Path=None, # Weights of the best epoch
     test=None, # Folder of test images
     predict=None # Folder of images to predict

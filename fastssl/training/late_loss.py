@@ -36,7 +36,7 @@ class LateLoss(AvgSmoothLoss):
     @property
     def value(self): return self.shown
     def finish(self,
-        recorder:Recorder # Of the learner
+        recorder:Recorder # The recorder of the learner
     ):
         "Put fastai's own back, and the losses of each step into the recorder"
         smooth = AvgSmoothLoss(self.beta)
