@@ -3330,6 +3330,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                      'fastssl/training/self_distillation.py'),
                                                     'fastssl.training.self_distillation.SelfDistillationCallback.__init__': ( 'training.self_distillation.html#selfdistillationcallback.__init__',
                                                                                                                               'fastssl/training/self_distillation.py'),
+                                                    'fastssl.training.self_distillation.SelfDistillationCallback.fading': ( 'training.self_distillation.html#selfdistillationcallback.fading',
+                                                                                                                            'fastssl/training/self_distillation.py'),
                                                     'fastssl.training.self_distillation.SelfDistillationCallback.setup': ( 'training.self_distillation.html#selfdistillationcallback.setup',
                                                                                                                            'fastssl/training/self_distillation.py'),
                                                     'fastssl.training.self_distillation.SelfDistillationCallback.student_view': ( 'training.self_distillation.html#selfdistillationcallback.student_view',

@@ -66,7 +66,7 @@ def ssl_learner(
     body_lr:float=.1, # Learning rate of a trained body divided by that of its head, where one rate is given
     freeze_norm:bool=True, # Keep the batch statistics of a trained body as they are?
     lora:int=None, # Rank of low-rank corrections to the linear layers of a transformer, whose own weights are frozen, see `add_lora`; None: all weights learn
-    self_distill:float=1., # Weight of `SelfDistillationCallback` beside methods that trust predictions for the pool, where the head starts at a probe; 0: none
+    self_distill:bool|float=True, # `SelfDistillationCallback` beside methods that trust predictions for the pool, where the head starts at a probe: True (its weight fits the run), its weight, or 0 (none)
     gate:float=None, # Least `agreement` of `learn.probe` for methods to trust predictions for the pool, see `SSLStep`; None: 0 beside self-distillation, else .75
     **kwargs
 )->Learner:
@@ -172,7 +172,7 @@ def _add_self_distillation(learn, weight, gate):
     "Beside methods that trust predictions for the pool, unless they replace its rows; these methods then need no gate"
     trusting = learn._grab_cbs(SSLCallback).filter(lambda m: m.trusts_pool)
     if not trusting or any(m.replaces for m in trusting): return
-    if not learn._grab_cbs(SelfDistillationCallback): learn.add_cb(SelfDistillationCallback(weight))
+    if not learn._grab_cbs(SelfDistillationCallback): learn.add_cb(SelfDistillationCallback(None if weight is True else weight))
     if gate is None: learn.ssl_step.gate = 0
 
 def _second(arch):

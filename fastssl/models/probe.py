@@ -72,7 +72,7 @@ class LinearProbe:
         xl,xu = self._project(labeled),self._project(pool)
         self.propagated = propagate_labels(xl.mean(1), self.y, xu.mean(1), self.n_out, k, alpha) if propagate and len(xu)>k else None
         w = self._choose(xl, xu)
-        self.n_labels = len(self.y)
+        self.n_labels,self.n_pool = len(self.y),len(xu)
         self.chance = float(self.y.bincount(minlength=self.n_out).max())/len(self.y)
         logits = self._scores(w, xu[:,0])/self.T if len(xu) else self._scores(w, xl[:,0])/self.T
         self.expected_accuracy = float(logits.softmax(1).max(1)[0].mean())
@@ -164,7 +164,7 @@ class LinearProbe:
     def beats_chance(self)->bool:
         "Is the accuracy a standard error above always naming the most frequent class? On left-out labels, of which few cannot tell; with one per class, as the agreement of views"
         acc,n = self.left_out_accuracy,self.n_labels
-        if acc is None: acc,n = self.expected_accuracy,max(len(self.pool_logits), 1)
+        if acc is None: acc,n = self.expected_accuracy,max(self.n_pool, 1)
         elif n<self.least_labels: return True
         return acc>self.chance+(self.chance*(1-self.chance)/n)**.5
     def __getstate__(self):

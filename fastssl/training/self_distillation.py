@@ -18,9 +18,15 @@ class SelfDistillationCallback(SSLCallback):
     "Keep predictions for the pool near those of the network before training: cross-entropy of the strong view with a fixed copy's prediction on the weak one"
     extra_views = 'weak',
     classes = recordable = True
+    fade = 500              # steps of a run at whose end the weight is 0
     def __init__(self,
-        weight=1. # Loss weight: a number, or a function of the share of training done
-    ): self.weight = check_weight(weight)
+        weight=None # Loss weight: a number, or a function of the share of training done; None: 1 at the start, and the nearer to 0 at the end, the more of 500 steps the run has
+    ): self.weight = check_weight(ifnone(weight, self.fading))
+    def fading(self,
+        pct:float # Share of training done
+    )->float:
+        "A weight that begins at 1 and falls, in a run of `fade` steps and more to 0"
+        return 1-pct*min(1, self.n_steps/self.fade)
     @property
     def student_view(self): return 'strong' if self.learn is None or 'strong' in self.dls.view_maker.added else 'weak'
     @property
