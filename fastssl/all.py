@@ -51,6 +51,7 @@ from .data.unlabeled import *
 from .data.pool_loaders import *
 from .data.constructors import *
 from .data.keypoints import *
+from .training.autocast import *
 from .training.callback import *
 from .training.plain_files import *
 from .training.distributed import *

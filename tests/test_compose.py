@@ -40,13 +40,6 @@ def test_gradient_clip_sees_the_whole_gradient():
     assert norm>.01
     for g,c in zip(a.late_spy.gs[0], b.late_spy.gs[0]): close(g*(.01/(norm+1e-6)), c)
 
-class CPUAmp(MixedPrecision):
-    "bfloat16 autocast on the CPU"
-    def __init__(self): super().__init__('bf16')
-    def before_fit(self):
-        super().before_fit()
-        self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
-
 class Precise(SSLCallback):
     "Checks the precision of all it sees"
     views = 'weak','strong'

@@ -11,6 +11,7 @@ from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from ..checks import check_count
 from ..core import write_atomic
+from .autocast import AutocastGuard
 from .callback import AttachedCallback
 from .ema import in_fit
 from .plain_files import read_tree, tree_files, write_tree
@@ -93,6 +94,11 @@ class KeepRun(AttachedCallback):
     def _run_fit(self):
         learn = self.learn
         if not self.on: return type(learn)._do_fit(learn)
+        guard = AutocastGuard(learn)
+        try: self._run_epochs()
+        finally: guard.leave()
+    def _run_epochs(self):
+        learn = self.learn
         info = self._open()
         kept = None if info is None else self.kept_fit.state(info, learn.dls.device)
         self.finished = kept if kept and info['finished'] else None

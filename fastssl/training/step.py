@@ -16,6 +16,7 @@ from ..data.targets import first_target
 from ..data.views import ViewMaker
 from ..models.multihead import TwoNetworks
 from ..static import step_result
+from .autocast import AutocastGuard
 from .batch import *
 from .callback import AttachedCallback
 from .compatible import check_methods
@@ -43,8 +44,8 @@ def _on_side(rows, side): return [row for row in rows if row[0]==side]
 class SSLStep(AttachedCallback):
     "The training step: draw a batch, make its views, one forward pass, split the outputs, sum the losses"
     order,run_valid = SSLCallback.order-1,False
-    _stateattrs = ('epoch_dl','view_maker','pending','saved','ms','with_loss','extra_params','extra_opt_state')
-    epoch_dl = view_maker = saved = ms = with_loss = base_loss = None
+    _stateattrs = ('epoch_dl','view_maker','pending','saved','ms','with_loss','extra_params','extra_opt_state','guard')
+    epoch_dl = view_maker = saved = ms = with_loss = base_loss = guard = None
     moves_pool = False      # are batches of the pool on another device than the model?
     extra_params,extra_opt_state = (),{}        # methods' parameters in the optimizer now; optimizer state of all that were in it so far
     checked = canceled = labels_checked = False
@@ -98,6 +99,8 @@ class SSLStep(AttachedCallback):
         adapted = adapt_trainer(self.learn)
         if not in_fit(self.learn): return
         self._unwrap_compiled()
+        self._leave_autocast()                              # after an interrupted validation
+        self.guard = None
         check_launch(self.learn)
         self.distributed = adapted
         join_ranks(False)                                   # after an interrupted fit
@@ -193,9 +196,15 @@ class SSLStep(AttachedCallback):
         "The learner's own rows, then those of the methods: unlabeled before labeled"
         rows = L(row for r in reads for row in r).unique().filter(lambda row: row!=('l','weak'))
         return [('l','weak'), *_on_side(rows, 'u'), *_on_side(rows, 'l')]
-    def _before_epoch_loop(self): self.learn._call_one = StepEvents(self.learn)
+    def _before_epoch_loop(self):
+        self.learn._call_one = StepEvents(self.learn)
+        self._leave_autocast()                              # after a canceled batch in validation
+        if self.guard is None: self.guard = AutocastGuard(self.learn)
+    def _leave_autocast(self):
+        if self.guard: self.guard.leave()
     def _after_epoch_loop(self, ms):
         vars(self.learn).pop('_call_one', None)
+        self._leave_autocast()
         self.restore_loss()
         self._train_extra(())                               # checkpoints, `export` and `lr_find` know the model's parameters only
         for m in ms: m.after_epoch_loop()
@@ -281,6 +290,7 @@ class SSLStep(AttachedCallback):
     def after_cancel_step(self): self.canceled = True       # mixed precision: overflow
     def after_cancel_batch(self):                           # gradient accumulation
         self.canceled = True
+        self._leave_autocast()
         self.restore_loss()
     def after_step(self): self.moved = True                 # sent even if the step was canceled
     def after_batch(self):
@@ -345,7 +355,7 @@ class SSLStep(AttachedCallback):
         if not in_fit(self.learn): return
         self.after_train()
         self.restore()
-        self.distributed = False
+        self.guard,self.distributed = None,False
         self._divide_pool()
         self.learn.remove_cbs(self.learn._grab_cbs(SyncGradients))
     def restore(self):
