@@ -70,7 +70,7 @@ def archive(path):
     with ThreadPoolExecutor() as pool: list(pool.map(read, range(0, len(x), 500)))
     return x,z['label'].astype(np.int64)
 
-def made_up(n=3000, per_class=4):
+def made_up(n=1200):
     "Images of ten colors with noise, for --smoke"
     rng = np.random.default_rng(0)
     y = np.arange(n)%10
@@ -225,8 +225,9 @@ def orthogonal(g, steps=4):
     x = g/(g.norm(dim=(1,2), keepdim=True)+1e-7)
     if g.is_cuda: x = x.bfloat16()
     for _ in range(steps):
-        a = x@x.mT
-        x = 3.4445*x+(-4.7750*a+2.0315*a@a)@x
+        a = torch.bmm(x, x.mT)
+        a = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, a, x, beta=3.4445)
     return x.float()
 
 class Optimizer:
@@ -474,7 +475,7 @@ def run(data, split, seed, o, seconds=60., steps=None, curve=False, n_pool=None)
     """Accuracy in percent, seconds from data in memory to the test's predictions, and steps. The pool's labels are used by `curve` alone, whose time does not count.
     `steps`: as many steps, otherwise as many as `seconds` hold"""
     x,y = data
-    labeled,pool,test = rows_of(x, y, split, n_pool) if len(y)==50000 else (np.arange(40), np.arange(len(y)-500), np.arange(len(y)-500, len(y)))
+    labeled,pool,test = rows_of(x, y, split, n_pool) if len(y)==50000 else (np.arange(40), np.arange(1000), np.arange(1000, 1200))
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     pool_x,test_x = (torch.from_numpy(x[i]).to(device) for i in (pool,test))
     where = np.empty(len(y), np.int64)
