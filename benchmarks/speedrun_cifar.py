@@ -326,7 +326,6 @@ class Trainer:
         self.now = zeros(len(columns))
         self.rows = {}
         self.order,self.at = None,0
-        self.run = self.step
         if o.compile:
             self.views.crop,self.views.strong = torch.compile(self.views.crop),torch.compile(self.views.strong)
             self.net.blocks,self.average.blocks = torch.compile(self.net.blocks),torch.compile(self.average.blocks)
@@ -471,7 +470,7 @@ class Clock:
         return (time.perf_counter() if self.cuda else time.process_time())-self.start
     def pause(self, since): self.start += self()-since
 
-def run(data, split, seed, o, seconds=60., steps=None, curve=False, n_pool=None):
+def run(data, split, seed, o, seconds=60., steps=None, curve=False, n_pool=None, profile=False):
     """Accuracy in percent, seconds from data in memory to the test's predictions, and steps. The pool's labels are used by `curve` alone, whose time does not count.
     `steps`: as many steps, otherwise as many as `seconds` hold"""
     x,y = data
@@ -499,6 +498,9 @@ def run(data, split, seed, o, seconds=60., steps=None, curve=False, n_pool=None)
         right = ((t.target.argmax(1)==pool_y)&sure).sum().item()/max(1, sure.sum().item())
         print(f'{since:6.1f} s {done:6d} steps  {what:16s} test {accuracy():5.2f}  pseudo-labels {100*pseudo:5.2f}, over .95: {100*sure.float().mean().item():5.1f} % of rows, {100*right:5.2f} right'
               f'  weight {s[3]:.2f}  losses {s[0]:.3f} {s[1]:.3f} {s[2]:.3f}', flush=True)
+        if what.startswith('start'):
+            q = t.spread()
+            print(f'       labels spread now: {100*(q.argmax(1)==pool_y).float().mean().item():.2f} right', flush=True)
         t.average.train()
         clock.pause(since)
 
@@ -531,6 +533,7 @@ def run(data, split, seed, o, seconds=60., steps=None, curve=False, n_pool=None)
                 graphs[n]()
             took[n] = (clock()-since)/max(1, early-begin)
             done += max(early, begin)
+            if profile and len(graphs)==1: profiled(graphs[n])
             if curve: print(f'       {1000*took[n]:.2f} ms a step of {n} rows, {n/took[n]:,.0f} rows per second', flush=True)
         m = max(0, int((end*(seconds-o.reserve)-clock())/took[n])) if n_steps is None else n_steps-early
         rows = table(o, name, u0, u1, m, done, device) if m else None
@@ -546,6 +549,15 @@ def run(data, split, seed, o, seconds=60., steps=None, curve=False, n_pool=None)
     logits = t.predict(test_x)
     took_all = clock()
     return 100*(logits.argmax(1)==test_y).float().mean().item(),took_all,done
+
+def profiled(step, n=5):
+    "Print what `n` steps spend their time on"
+    from torch.profiler import profile, ProfilerActivity
+    cuda = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU]+([ProfilerActivity.CUDA] if cuda else [])) as p:
+        for _ in range(n): step()
+        if cuda: torch.cuda.synchronize()
+    print(p.key_averages().table(sort_by='self_cuda_time_total' if cuda else 'self_cpu_time_total', row_limit=25, max_name_column_width=90), flush=True)
 
 def log(acc, seconds, split, seed):
     file = here/'speedrun.csv'
@@ -577,13 +589,16 @@ def main(args=None):
     p.add_argument('--steps', type=int, help='as many steps, in place of --seconds')
     p.add_argument('--start', choices=['ssl','none'])
     p.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE')
+    p.add_argument('--variant', action='append', default=[], metavar='"KEY=VALUE ..."', help='settings of one more run for each split and seed, after the first; can be repeated')
     p.add_argument('--curve', action='store_true', help='print a curve; nothing is written')
     p.add_argument('--pool', type=int, help='use as many pool rows; nothing is written')
     p.add_argument('--smoke', action='store_true', help='all code on made-up images, a few steps; nothing is written')
+    p.add_argument('--profile', action='store_true', help='print the kernels of a step; its time counts and nothing is written')
     p.add_argument('--make-splits', action='store_true')
     a = p.parse_args(args)
     if a.make_splits: return make_splits(a.path)
-    o = options(a.set+([f'start={a.start}'] if a.start else []), a.smoke)
+    given = a.set+([f'start={a.start}'] if a.start else [])
+    runs = [(v, options(given+v.split(), a.smoke)) for v in ['']+a.variant]
     if not a.smoke and a.path is None: p.error('the path of cifar10_train.npz is missing')
     splits,seeds = ([int(v) for v in s.split(',')] for s in (a.split, a.seed))
     if a.smoke:
@@ -591,16 +606,18 @@ def main(args=None):
         splits,seeds = splits[:1],seeds[:1]
     if not torch.cuda.is_available(): torch.set_num_threads(1)
     data = made_up() if a.smoke else archive(a.path)
-    record = torch.cuda.is_available() and not (a.curve or a.smoke or a.pool or a.set or a.start or a.steps)
+    record = torch.cuda.is_available() and not (a.curve or a.smoke or a.pool or a.profile or a.set or a.start or a.variant or a.steps)
     res = []
-    for split in splits:
-        for seed in seeds:
-            acc,seconds,steps = run(data, split, seed, o, a.seconds, a.steps, a.curve or a.smoke, a.pool)
-            res.append((acc, seconds))
-            print(f'split {split}, seed {seed}: {acc:.2f} %, {seconds:.2f} s, {steps} steps', flush=True)
-            if record: log(acc, seconds, split, seed)
+    for variant,o in runs:
+        if variant: print(variant, flush=True)
+        for split in splits:
+            for seed in seeds:
+                acc,seconds,steps = run(data, split, seed, o, a.seconds, a.steps, a.curve or a.smoke, a.pool, a.profile)
+                res.append((acc, seconds))
+                print(f'split {split}, seed {seed}: {acc:.2f} %, {seconds:.2f} s, {steps} steps', flush=True)
+                if record: log(acc, seconds, split, seed)
     acc,seconds = np.array(res).T
-    if len(res)>1: print(f'{len(res)} runs: {acc.mean():.2f} % (least {acc.min():.2f}, standard error {acc.std(ddof=1)/len(acc)**.5:.2f}), {seconds.mean():.2f} s')
+    if len(res)>1 and len(runs)==1: print(f'{len(res)} runs: {acc.mean():.2f} % (least {acc.min():.2f}, standard error {acc.std(ddof=1)/len(acc)**.5:.2f}), {seconds.mean():.2f} s')
     return res
 
 if __name__=='__main__': main()
