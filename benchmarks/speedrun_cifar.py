@@ -516,7 +516,8 @@ def run(data, split, seed, o, seconds=60., steps=None, curve=False, n_pool=None,
             if curve:
                 print(f'       labels spread in {clock()-since:.2f} s', flush=True)
                 show('after spreading')
-        n_steps = None if steps is None else max(1, round(steps*end)-done)
+        n_steps = None if steps is None else max(0, round(steps*end)-done)
+        if n_steps==0: continue
         early = 0
         if n not in graphs:
             early = 23 if device.type=='cuda' else 2
