@@ -44,11 +44,11 @@ def test_step_asks_nothing_of_the_host(monkeypatch, start):
 
 def test_a_step_that_asks_is_found(monkeypatch):
     t = trainer(monkeypatch)
-    weak = t.views.weak
-    t.views.weak = lambda *args: weak(*args)+torch.tensor(1.)
+    weak = t.fast.weak
+    t.fast.weak = lambda *args: weak(*args)+torch.tensor(1.)
     with Watch() as w: t.step(256)
     assert w.found
-    t.views.weak = lambda *args: weak(*args)*weak(*args).sum().item()
+    t.fast.weak = lambda *args: weak(*args)*weak(*args).sum().item()
     with pytest.raises(RuntimeError, match='meta'), Watch(): t.step(256)
 
 def test_splits():
