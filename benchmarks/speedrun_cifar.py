@@ -6,7 +6,7 @@
 
 A run has two parts. In the first, the network learns features without labels: the strong view of an image shall be as near to the other images as the weak view is, by the average of the weights (Zheng et al. 2021, Denize et al. 2023).
 Labels are then spread over the graph of nearest neighbors of these features. In the second part they are targets of the strong views, the average network's predictions are averaged into them at each visit, and they count by their
-confidence (Chen et al. 2023). `--start none` is the second part alone. The whole step is one CUDA graph: views, passes, losses, Muon, averages. The average of the weights is what is tested."""
+confidence (Chen et al. 2023). `--start none` is the second part alone, `--start joint` learns features and labels at once. The whole step is one CUDA graph: views, passes, losses, Muon, averages. The average of the weights is what is tested."""
 import argparse, base64, csv, datetime, io, json, math, time, zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import nn
 
 here = Path(__file__).parent
 settings = dict(
-    start='ssl',            # 'ssl': features first, 'none': pseudo-labels from the first step
+    start='ssl',            # 'ssl': features first, 'none': pseudo-labels from the first step, 'joint': both from the first step
     start_share=.4,         # part of the time for features
     start_batch=1024,       # unlabeled rows per step while features are learned
     batches=(640,1280),     # unlabeled rows per step of the second part, in equal parts of its time
@@ -29,7 +29,7 @@ settings = dict(
     ema=.99,                # decay of the average
     w_pseudo=1., w_contrast=1., w_contrast_end=.1, w_label_start=.3,
     temperature=.1, temperature_teacher=.05, own=.5, queue=4096,    # contrast: `own` is the part of the target on the image itself
-    keep=.8, keep_none=.5,  # part of a row's target that is kept at a visit, with and without labels spread at first
+    keep=.8, keep_none=.5,  # part of a row's target that is kept at a visit, with labels spread at first and without
     power=2.,               # targets are sharpened by this power
     spreads=2,              # how often labels are spread again in the second part
     n_neighbors=15, alpha=.97,
@@ -40,6 +40,7 @@ settings = dict(
     reserve=.7,             # seconds for the end: statistics of norms and the test
     compile=False)          # torch.compile for views and networks; its time counts
 least = dict(start_batch=48, batches=(32,64), n_labeled=32, width=8, warmup=3, queue=128)   # --smoke
+starts = 'ssl','none','joint'
 mean,std = (.4914,.4822,.4465),(.2470,.2435,.2616)
 columns = 'lr,c1,c2,w_label,w_pseudo,w_contrast,ema,keep,area,cut'.split(',')               # what a step reads
 
@@ -268,8 +269,7 @@ class Optimizer:
 @torch.no_grad()
 def nearest(f, k, chunk=4096):
     "Similarities and rows of the `k` nearest neighbors by cosine: f is n×d, normalized"
-    low = f.bfloat16() if f.is_cuda else f
-    res = [(low[i:i+chunk]@low.T).float().topk(k+1) for i in range(0, len(f), chunk)]
+    res = [(f[i:i+chunk]@f.T).topk(k+1) for i in range(0, len(f), chunk)]
     sim,near = torch.cat([r.values for r in res]),torch.cat([r.indices for r in res])
     own = near==torch.arange(len(f), device=f.device)[:,None]
     return sim.masked_fill(own, 0).clamp(min=0),near
@@ -317,7 +317,7 @@ class Trainer:
         self.averages = [of_average[names[id(p)]] for p in self.opt.params]
         zeros = lambda *shape, dtype=torch.float32: torch.zeros(shape, device=device, dtype=dtype)
         self.target = zeros(len(x), 10)                 # of all pool rows: the labels made so far
-        if o.start=='none': self.target += .1
+        if o.start!='ssl': self.target += .1
         self.flip = torch.randint(0, 2, (len(x),), device=device)
         self.queue = F.normalize(torch.randn(o.queue, min(128, o.width*o.widths[-1]), device=device), dim=1)
         self.classes = zeros(10)+.1                     # mean prediction of the average network
@@ -451,11 +451,12 @@ def table(o, name, u0, u1, n, done, device):
     after = o.start=='ssl'
     first = name=='start'
     rise = np.minimum(1, u*(10 if after else 2.5))                          # of the pseudo-labels' weight
+    fall = u if o.start=='joint' else rise
     c = dict(lr=(1-u*(1-o.lr_end) if first else 1-u)*np.minimum(1, (step+1)/o.warmup),
         c1=1/(1-.9**(step+1)), c2=1/(1-.99**(step+1)),
         w_label=o.w_label_start if first else 1.,
         w_pseudo=0. if first else o.w_pseudo*rise,
-        w_contrast=(o.w_contrast if first else o.w_contrast+(o.w_contrast_end-o.w_contrast)*rise) if after else 0.,
+        w_contrast=0. if o.start=='none' else o.w_contrast if first else o.w_contrast+(o.w_contrast_end-o.w_contrast)*fall,
         ema=np.minimum(o.ema, (1+step)/(10+step)),
         keep=o.keep if after else o.keep_none,
         area=o.area_start if first else o.area, cut=o.cut_start if first else o.cut)
@@ -485,7 +486,7 @@ def run(data, split, seed, o, seconds=60., steps=None, curve=False, n_pool=None,
     labeled_y,test_y = (torch.from_numpy(y[i]).to(device) for i in (labeled,test))
     pool_y = torch.from_numpy(y[pool]).to(device) if curve else None        # for the curve's figures
     torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.allow_tf32 = True
+    if device.type=='cuda': torch.set_float32_matmul_precision('high')
     clock = Clock(device)
     t = Trainer(pool_x, labeled_rows, labeled_y, o, seed)
     if curve: print(f'{len(pool)} pool rows, {len(labeled)} labeled, {sum(p.numel() for p in t.net.parameters())/1e6:.2f} million parameters', flush=True)
@@ -509,7 +510,7 @@ def run(data, split, seed, o, seconds=60., steps=None, curve=False, n_pool=None,
     graphs,took,done,spread_at = {},{},0,0
     pieces = plan(o)
     second = [i for i,p in enumerate(pieces) if p[0]=='pseudo']
-    spread = {second[round(j*len(second)/(o.spreads+1))] for j in range(o.spreads+1)} if o.start=='ssl' else set()
+    spread = set() if o.start=='none' else {second[round(j*len(second)/(o.spreads+1))] for j in range(o.start=='joint', o.spreads+1)}
     for i,(name,n,u0,u1,end) in enumerate(pieces):
         if i in spread:
             if curve: show('before spreading')
@@ -580,7 +581,7 @@ def options(pairs, smoke=False):
         elif isinstance(settings[k], bool): o[k] = v.lower() in ('1','true')
         elif isinstance(settings[k], tuple): o[k] = tuple(int(s) for s in v.split(','))
         else: o[k] = type(settings[k])(v)
-    if o['start'] not in ('ssl','none'): raise ValueError(f"start is {o['start']!r}: 'ssl' or 'none'")
+    if o['start'] not in starts: raise ValueError(f"start is {o['start']!r}: one of {', '.join(starts)}")
     return argparse.Namespace(**o)
 
 def main(args=None):
@@ -590,7 +591,7 @@ def main(args=None):
     p.add_argument('--seed', default='0,1')
     p.add_argument('--seconds', type=float, default=60)
     p.add_argument('--steps', type=int, help='as many steps, in place of --seconds')
-    p.add_argument('--start', choices=['ssl','none'])
+    p.add_argument('--start', choices=starts)
     p.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE')
     p.add_argument('--variant', action='append', default=[], metavar='"KEY=VALUE ..."', help='settings of one more run for each split and seed, after the first; can be repeated')
     p.add_argument('--curve', action='store_true', help='print a curve; nothing is written')
