@@ -23,7 +23,7 @@ settings = dict(
     batches=(640,1280),     # unlabeled rows per step of the second part, in equal parts of its time
     n_labeled=128,          # labeled rows per step
     width=64, widths=(1,4,4), depth=2,      # channels of the three blocks: width times widths; convolutions per block
-    lr=.06, lr_adam=.01, momentum=.9,       # Muon for matrices (relative to their norm), Adam for norms and the head
+    lr=.1, lr_adam=.01, momentum=.9,       # Muon for matrices (relative to their norm), Adam for norms and the head
     warmup=100,             # steps
     lr_end=.3,              # part of the learning rate at the end of the first part
     ema=.99,                # decay of the average
