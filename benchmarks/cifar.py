@@ -33,7 +33,7 @@ def run(path, labels, row, split, steps, lr):
         values = h.get(name, [])[-steps//5:]
         return round(float(np.nanmean(values)), 3) if values else ''
     says = [m.split(':')[0] for m in learn.pool_report.messages] if hasattr(learn, 'pool_report') else []
-    append(file, labels=labels, steps=steps, lr=lr, row=row, split=split, accuracy=round(100*float(learn.validate()[1]), 1), kept=late('kept'), right=late('pseudo_acc'), says=' + '.join(says))
+    append(file, labels=labels, steps=steps, lr=lr, row=row, split=split, accuracy=round(100*float(learn.validate()[1]), 1), kept=late('kept'), right=late('pseudo_acc'), says=' + '.join(says), device=default_device().type)
 
 if __name__=='__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])

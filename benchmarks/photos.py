@@ -44,7 +44,7 @@ def run(root, name, labels, split, row, size, steps, lr):
     kept = learn.recorder.ssl.get('kept', [])
     late = kept[-max(1, len(kept)//5):]
     append(file, set=name, labels=labels, split=split, row=row, size=size, steps=steps, lr=lr, accuracy=round(100*learn.validate()[1], 1), probe=round(100*probe.valid_accuracy, 1),
-           expected=round(100*probe.expected_accuracy, 1), kept=round(sum(late)/len(late), 3) if late else '', n_valid=probe.n_valid)
+           expected=round(100*probe.expected_accuracy, 1), kept=round(sum(late)/len(late), 3) if late else '', n_valid=probe.n_valid, device=default_device().type)
 
 def frozen(root, name, labels, split, size):
     dls = data(root, name, labels, split, size, 6)
@@ -53,7 +53,7 @@ def frozen(root, name, labels, split, size):
     df = learn.baselines()
     for row,acc in df.accuracy.items():
         append(file, set=name, labels=labels, split=split, row=row, size=size, steps=0, lr='', accuracy=round(100*acc, 1), probe='', expected=round(100*df['expected on the pool'][row], 1) if df['expected on the pool'].notna()[row] else '',
-               kept='', n_valid=df.attrs['n_valid'])
+               kept='', n_valid=df.attrs['n_valid'], device=default_device().type)
 
 def summary():
     df = pd.read_csv(file)
