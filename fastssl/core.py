@@ -11,9 +11,7 @@ __all__ = ['plain_float32', 'in_float32', 'all_true', 'weighted', 'reduced', 'to
 from contextlib import contextmanager
 from pathlib import Path
 import functools, os, shutil, sys, time
-import numpy as np
 import torch
-import torch.nn.functional as F
 from fastcore.imports import IN_NOTEBOOK
 from torch import Tensor, nn
 from .checks import *

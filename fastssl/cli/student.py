@@ -14,7 +14,6 @@ from ..checks import check_count
 from ..core import write_atomic
 from ..files import check_writable, printable
 from ..training.keep_run import KeepRun
-from ..training.testing import quiet
 from ..distill.block import SoftCategoryBlock
 from ..distill.callback import norm_stats
 from ..distill.losses import DistillLoss

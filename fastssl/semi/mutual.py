@@ -12,10 +12,11 @@ from ..checks import *
 from ..core import *
 from ..schedules import averaging_decay
 from ..data.targets import check_one_class_data
-from ..data.unlabeled import *
+from ..data.pool_loaders import *            # `dls.pool_dl`
 from ..training.ema import EMATeacher
-from ..data.loaders import batch_transforms, mixed_seed
+from ..data.loaders import batch_transforms
 from ..data.memory import rows_in_memory
+from ..data.order import mixed_seed
 from ..losses.distill import CrossEntropyLoss  # documented under this method
 from ..losses.metric import SoftTripletLoss
 from ..models.multihead import TwoNetworks

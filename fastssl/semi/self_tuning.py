@@ -6,7 +6,7 @@
 __all__ = ['Classifier', 'ClassQueue', 'pgc_loss', 'Normalize2d', 'SelfTuningClassifier', 'SelfTuning', 'SelfTuningCallback']
 
 # %% ../../nbs/50_semi.self_tuning.ipynb #e59df1e1
-import copy, math
+import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
