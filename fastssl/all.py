@@ -41,6 +41,7 @@ from .data.classes import *
 from .data.image_table import *
 from .data.workers import *
 from .data.loaders import *
+from .data.epoch import *
 from .data.memory import *
 from .data.targets import *
 from .data.normalize import *

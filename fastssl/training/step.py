@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from fastai.vision.all import *
 from fastai.callback.mixup import MixHandler
 from ..checks import check_one_of, check_share
-from ..data.loaders import EpochDL
+from ..data.epoch import EpochDL
 from ..data.normalize import fuse_normalize
 from ..data.targets import first_target
 from ..data.views import ViewMaker
