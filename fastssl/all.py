@@ -111,6 +111,9 @@ from .semi.vat import *
 from .semi.mcc import *
 from .semi.dst import *
 from .semi.self_tuning import *
+from .semi.soft_target import *
+from .semi.selection import *
+from .semi.rounds import *
 from .semi.self_train import *
 from .adapt.afn import *
 from .adapt.dann import *
