@@ -106,6 +106,7 @@ from .semi.flexmatch import *
 from .semi.adaptive import *
 from .semi.mixmatch import *
 from .semi.clusters import *
+from .semi.cluster_features import *
 from .semi.mutual import *
 from .semi.vat import *
 from .semi.mcc import *
