@@ -127,6 +127,7 @@ from .distill.keys import *
 from .distill.key_index import *
 from .distill.logits import *
 from .distill.manifest import *
+from .distill.shard import *
 from .distill.write import *
 from .distill.store import *
 from .distill.convert import *
