@@ -60,6 +60,7 @@ from .training.distributed_trainer import *
 from .training.in_parts import *
 from .training.process_checks import *
 from .training.launched import *
+from .training.ema_teacher import *
 from .training.ema import *
 from .training.batch import *
 from .training.events import *

@@ -20,7 +20,7 @@ from .cluster_features import ClusterHead, MeanFeatures, cluster_centers
 from .clusters import ClusterOrder, clustering_nmi, clusterings
 from ..training.batch import SSLBatch
 from ..training.distributed import all_rows, from_rank0, unwrap
-from ..training.ema import EMATeacher
+from ..training.ema_teacher import EMATeacher
 from ..training.method import SSLCallback
 from ..training.registry import register_method
 

@@ -16,7 +16,7 @@ from ..report.pseudo_labels import predict_pool
 from .rounds import FinishedRounds, KeptRounds, report_round, round_stats, set_model
 from .selection import confident_rows, targets_of_kept
 from .soft_target import SoftTargetCallback
-from ..training.ema import copy_model
+from ..training.ema_teacher import copy_model
 from ..training.method import SSLCallback
 from ..training.run_state import generators, set_generators
 from ..training.step import SSLStep

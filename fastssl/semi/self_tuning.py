@@ -14,7 +14,7 @@ from fastai.torch_core import Module, rank_distrib, store_attr
 from ..checks import *
 from ..core import *
 from ..schedules import averaging_decay
-from ..training.ema import EMATeacher
+from ..training.ema_teacher import EMATeacher
 from ..models.heads import *
 from ..training.batch import SSLBatch
 from ..training.distributed import all_rows, unwrap

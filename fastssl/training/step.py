@@ -17,13 +17,13 @@ from ..data.views import ViewMaker
 from ..models.multihead import TwoNetworks
 from ..static import step_result
 from .batch import *
-from .callback import AttachedCallback
+from .callback import AttachedCallback, in_fit
 from .compatible import check_methods
 from .distributed import *
 from .distributed_trainer import *
 from .process_checks import *
 from .sync_gradients import *
-from .ema import EMATeacher, in_fit
+from .ema_teacher import EMATeacher
 from .events import StepEvents
 from .extra_steps import ExtraStep, train_only
 from .method import SSLCallback
