@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/99_all.ipynb #d421f755
 from .checks import *
 from .core import *
+from .progress import *
 from .files import *
 from .schedules import *
 from .static import *
@@ -19,6 +20,7 @@ from .losses.distill import *
 from .losses.keypoint import *
 from .losses.metric import *
 from .losses.rows import *
+from .losses.many_classes import *
 from .models.layers import *
 from .models.multihead import *
 from .models.heads import *
