@@ -92,6 +92,8 @@ from .report.pseudo_labels import *
 from .report.show_pseudo_labels import *
 from .report.reliability import *
 from .report.class_balance import *
+from .report.show_domains import *
+from .report.domain_features import *
 from .report.domains import *
 from .report.target import *
 from .report.baselines import *

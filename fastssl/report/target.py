@@ -10,7 +10,7 @@ from fastai.vision.all import *
 from ..checks import check_count
 from ..data.loaders import required_pool
 from ..data.classes import class_vocab
-from .domains import outputs_and_features
+from .domain_features import outputs_and_features
 from ..training.callback import in_fit
 
 # %% ../../nbs/42_report.target.ipynb #1d8c2f2f
