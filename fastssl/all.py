@@ -33,6 +33,7 @@ from .data.rand_augment import *
 from .data.augment import *
 from .data.images import *
 from .data.folders import *
+from .data.labels import *
 from .data.tables import *
 from .data.streams import *
 from .data.order import *

@@ -9,7 +9,7 @@ __all__ = ['distill_folder']
 from fastai.vision.all import *
 from ..data.folders import list_images
 from ..data.images import OpenImage, OpenImageBlock, check_images
-from ..data.tables import label_text
+from ..data.labels import label_text
 from ..checks import check_count
 from ..core import write_atomic
 from ..files import check_writable, printable

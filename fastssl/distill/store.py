@@ -12,7 +12,7 @@ import numpy as np
 from fastai.basics import *
 from ..calibration import expected_calibration_error
 from ..data.splits import rows_of
-from ..data.tables import LabelCoder, is_missing
+from ..data.labels import LabelCoder, is_missing
 from .key_index import KeyIndex
 from .keys import ItemKey, keys_of
 from .logits import all_logits
