@@ -25,7 +25,7 @@ module_tests = {                # run where the notebook does not notice a fault
     'distill.losses': ('test_soft_targets.py','test_targets.py'),
     'training.callback': callbacks, 'training.events': callbacks, 'training.batch': methods, 'training.ema': callbacks,
     'training.ema_teacher': callbacks, 'training.method': (*methods, 'test_cleanup.py'),
-    'training.step': (*methods, 'test_cleanup.py'),
+    'training.compatible': methods, 'training.step': (*methods, 'test_cleanup.py'),
     'semi.alignment': methods, 'semi.threshold': methods, 'semi.consistency': methods, 'semi.fixmatch': methods,
     'semi.flexmatch': methods, 'semi.adaptive': methods,
 }
@@ -343,6 +343,12 @@ faults = {
           'an export holds the teacher'),
     Fault('if any(m is not self for m in self.learn._grab_cbs(SSLCallback)): return', '', 'the first method to leave takes the step along'),
 ],
+'training.compatible': [
+    Fault('if replacing and mixing:', 'if False:', 'MixUp and a replaced loss'),
+    Fault('if several and learn._grab_cbs(GradientAccumulation):', 'if False:', 'extra steps and accumulation'),
+    Fault("if through and forward=='no_grad':", 'if False:', 'a method without gradient'),
+    Fault('if pair and not isinstance(net, TwoNetworks):', 'if False:', 'two networks in one'),
+],
 'training.step': [
     Fault('self.learn.remove_cbs([c for c in self.learn._grab_cbs(SSLStep) if c.auto])', 'pass', 'two steps'),
     Fault('if agreement is None or agreement>=self.gate: return L()', 'return L()', 'the gate is always open'),
@@ -353,9 +359,6 @@ faults = {
     Fault('self.restore()                                      # after an interrupted lr_find', '',
           'an interrupted lr_find leaves its traces'),
     Fault('if len(self.learn._grab_cbs(SSLStep))>1: raise', 'if False: raise', 'two steps are accepted'),
-    Fault('if replacing and mixing:', 'if False:', 'MixUp and a replaced loss'),
-    Fault('if several and self.learn._grab_cbs(GradientAccumulation):', 'if False:', 'extra steps and accumulation'),
-    Fault("if through and self.mode=='no_grad':", 'if False:', 'a method without gradient'),
     Fault("return 'separate' if norms_train and not one_row else 'joint'", "return 'joint'",
           'the pool moves the statistics'),
     Fault("return 'separate' if norms_train and not one_row else 'joint'",
