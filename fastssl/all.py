@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/99_all.ipynb #d421f755
 from .checks import *
 from .core import *
+from .progress import *
 from .files import *
 from .schedules import *
 from .static import *
@@ -19,6 +20,7 @@ from .losses.distill import *
 from .losses.keypoint import *
 from .losses.metric import *
 from .losses.rows import *
+from .losses.many_classes import *
 from .models.layers import *
 from .models.multihead import *
 from .models.heads import *
@@ -31,6 +33,7 @@ from .data.rand_augment import *
 from .data.augment import *
 from .data.images import *
 from .data.folders import *
+from .data.labels import *
 from .data.tables import *
 from .data.streams import *
 from .data.order import *
@@ -41,6 +44,7 @@ from .data.classes import *
 from .data.image_table import *
 from .data.workers import *
 from .data.loaders import *
+from .data.epoch import *
 from .data.memory import *
 from .data.targets import *
 from .data.normalize import *
@@ -60,6 +64,7 @@ from .training.distributed_trainer import *
 from .training.in_parts import *
 from .training.process_checks import *
 from .training.launched import *
+from .training.ema_teacher import *
 from .training.ema import *
 from .training.batch import *
 from .training.events import *
@@ -89,6 +94,8 @@ from .report.pseudo_labels import *
 from .report.show_pseudo_labels import *
 from .report.reliability import *
 from .report.class_balance import *
+from .report.show_domains import *
+from .report.domain_features import *
 from .report.domains import *
 from .report.target import *
 from .report.baselines import *
@@ -106,11 +113,15 @@ from .semi.flexmatch import *
 from .semi.adaptive import *
 from .semi.mixmatch import *
 from .semi.clusters import *
+from .semi.cluster_features import *
 from .semi.mutual import *
 from .semi.vat import *
 from .semi.mcc import *
 from .semi.dst import *
 from .semi.self_tuning import *
+from .semi.soft_target import *
+from .semi.selection import *
+from .semi.rounds import *
 from .semi.self_train import *
 from .adapt.afn import *
 from .adapt.dann import *
@@ -123,6 +134,7 @@ from .distill.keys import *
 from .distill.key_index import *
 from .distill.logits import *
 from .distill.manifest import *
+from .distill.shard import *
 from .distill.write import *
 from .distill.store import *
 from .distill.convert import *

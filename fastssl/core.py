@@ -4,17 +4,13 @@
 
 # %% auto #0
 __all__ = ['plain_float32', 'in_float32', 'all_true', 'weighted', 'reduced', 'top_class', 'most_probable', 'confident_label',
-           'pseudo_label', 'sharpen', 'soft_cross_entropy', 'in_cache', 'cross_entropy_and_mean', 'class_share',
-           'last_writer', 'in_mode', 'write_atomic', 'shows_bars', 'bar_if_slow']
+           'pseudo_label', 'sharpen', 'soft_cross_entropy', 'class_share', 'last_writer', 'in_mode', 'write_atomic']
 
 # %% ../nbs/00_core.ipynb #b8eef3fd
 from contextlib import contextmanager
 from pathlib import Path
-import functools, os, shutil, sys, time
-import numpy as np
+import functools, os, shutil
 import torch
-import torch.nn.functional as F
-from fastcore.imports import IN_NOTEBOOK
 from torch import Tensor, nn
 from .checks import *
 
@@ -130,56 +126,6 @@ def soft_cross_entropy(
     "Cross-entropy of each row against target probabilities: $-\\sum_c q_c \\log\\sigma(\\mathrm{logits})_c$"
     return -(q*logits.log_softmax(1)).sum(1)
 
-# %% ../nbs/00_core.ipynb #3e6762cd
-def in_cache(
-    x:Tensor, # `(N, C)`
-    numel:int=2**18 # Elements per part on the CPU: 1 MB as float32
-)->tuple: # Parts of `x`, in order; on a GPU `x` itself
-    "`x` in parts of a few rows that fit in the cache of the CPU"
-    n = max(1, numel//max(1, x[0].numel())) if len(x) and x.device.type=='cpu' else max(1, len(x))
-    return x.split(n)
-
-class _CrossEntropyAndMean(torch.autograd.Function):
-    "Keeps the logits and one number per row: probabilities are computed again in the backward pass"
-    @staticmethod
-    def forward(ctx, logits, labels, keep):
-        lse,best,mean,parts = [],[],logits.new_zeros(logits.shape[1]),in_cache(logits)
-        buffer = torch.empty_like(parts[0])              # used again: new memory costs more than the arithmetic
-        for x,k in zip(parts, keep.split(len(parts[0]))):
-            top,label = top_class(x)
-            p = torch.sub(x, top[:,None], out=buffer[:len(x)]).exp_()
-            total = p.sum(1)
-            lse.append(total.log()+top)
-            best.append(label)
-            mean += (k/total)@p
-        lse,best = torch.cat(lse),torch.cat(best)
-        ctx.save_for_backward(logits, labels, keep, lse)
-        ctx.mark_non_differentiable(best)
-        return lse-logits.gather(1, labels[:,None])[:,0],mean/len(logits),best
-    @staticmethod
-    def backward(ctx, g_loss, g_mean, _):
-        logits,labels,keep,lse = ctx.saved_tensors
-        grad,keep = torch.empty_like(logits),keep/len(logits)
-        parts = in_cache(logits)
-        buffer = torch.empty_like(parts[0])
-        by_part = (o.split(len(parts[0])) for o in (grad, lse, keep, g_loss))
-        for x,out,l,k,g in zip(parts, *by_part):
-            p = torch.sub(x, l[:,None], out=buffer[:len(x)]).exp_()
-            torch.addcmul((g-k*(p@g_mean))[:,None], k[:,None], g_mean, out=out)
-            out.mul_(p)
-        grad.scatter_add_(1, labels[:,None], -g_loss[:,None])
-        return grad,None,None
-
-def cross_entropy_and_mean(
-    logits:Tensor, # Predictions `(N, C)`, unnormalized
-    labels:Tensor, # Classes `(N,)`
-    keep:Tensor # Weight of each row in the mean `(N,)`, without gradient
-)->tuple: # Cross-entropy of each row `(N,)`; mean over the rows of `keep` times the probabilities `(C,)`; most probable classes `(N,)`
-    "Several results of one softmax, without a tensor of the size of `logits` but their gradient"
-    if logits.numel()>2**18: return _CrossEntropyAndMean.apply(logits, labels, keep)
-    logp = logits.log_softmax(1)
-    return -logp.gather(1, labels[:,None])[:,0],torch.mv(logp.exp().T, keep/max(len(logits), 1)),most_probable(logits.detach())
-
 # %% ../nbs/00_core.ipynb #24033bf8
 def class_share(
     labels:Tensor, # Classes `(N,)`
@@ -240,26 +186,3 @@ def _sync_folder(folder):
     fd = os.open(folder, os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)
-
-# %% ../nbs/00_core.ipynb #a8643570
-def shows_bars()->bool:
-    "Can a progress bar be drawn? In a notebook and in a terminal; in a log file each update would be a line"
-    return bool(IN_NOTEBOOK) or sys.stdout.isatty()
-
-def bar_if_slow(
-    gen, # Iterable to go through
-    total:int, # Number of its items
-    comment:str='', # Text next to the bar
-    seconds:float=2. # Seconds until the bar appears
-):
-    "Yield from `gen`, with fastai's progress bar if it takes longer than `seconds` and output is no log file"
-    from fastprogress.fastprogress import progress_bar
-    start,bar = time.time(),None
-    for i,o in enumerate(gen):
-        yield o
-        if bar is None and time.time()-start>seconds and shows_bars():
-            bar = progress_bar(range(total), total=total, leave=False)
-            bar.comment = comment                        # not an argument of the console bar
-            bar.update(0)
-            bar.start_t = start
-        if bar: bar.update(i+1)

@@ -23,8 +23,9 @@ module_tests = {                # run where the notebook does not notice a fault
     'losses.adapt': losses, 'losses.adversarial': losses, 'losses.distill': losses, 'losses.keypoint': losses,
     'losses.metric': losses, 'losses.rows': ('test_methods_by_hand.py',), 'losses.semi': losses,
     'distill.losses': ('test_soft_targets.py','test_targets.py'),
-    'training.callback': callbacks, 'training.events': callbacks, 'training.batch': methods, 'training.ema': callbacks, 'training.method': (*methods, 'test_cleanup.py'),
-    'training.step': (*methods, 'test_cleanup.py'),
+    'training.callback': callbacks, 'training.events': callbacks, 'training.batch': methods, 'training.ema': callbacks,
+    'training.ema_teacher': callbacks, 'training.method': (*methods, 'test_cleanup.py'),
+    'training.compatible': methods, 'training.step': (*methods, 'test_cleanup.py'),
     'semi.alignment': methods, 'semi.threshold': methods, 'semi.consistency': methods, 'semi.fixmatch': methods,
     'semi.flexmatch': methods, 'semi.adaptive': methods,
 }
@@ -253,6 +254,7 @@ faults = {
           "if event=='after_fit' or hasattr(type(self), event): super().__call__(event)", "an instance's own handlers are skipped"),
     Fault('new.__dict__.update({k:deepcopy(v, memo) for k,v in vars(self).items()})',
           'for k,v in vars(self).items(): setattr(new, k, deepcopy(v, memo))', 'a copy joins again'),
+    Fault('return not learn.lock.locked()', 'return True', 'validate is taken for fit'),
 ],
 'training.events': [
     Fault("if event_name not in _step_events: return Learner._call_one(self.learn, event_name)", '', 'an event that does not exist is accepted'),
@@ -287,7 +289,7 @@ faults = {
     Fault('return out[self.step.outputs.index(output)]', 'return out[0]', 'the wrong output'),
     Fault('for h in self.hooks: h.stored = None', '', 'a batch keeps inner activations'),
 ],
-'training.ema': [
+'training.ema_teacher': [
     Fault('return min(alpha, (1+step)/(10+step)) if warmup else alpha', 'return min(alpha, (1+step)/(10+step))', 'warm-up always'),
     Fault('return min(alpha, (1+step)/(10+step)) if warmup else alpha', 'return (1+step)/(10+step) if warmup else alpha', 'no final decay'),
     Fault('return deepcopy(model, {id(v):v.detach().clone() for v in in_graph})', 'return deepcopy(model)',
@@ -305,7 +307,8 @@ faults = {
     Fault("self.alpha,self.n = state['alpha'],state['n']", "self.alpha = state['alpha']", 'a resumed decay starts anew'),
     Fault('new.n = self.n', '', 'the decay of a copy starts anew'),
     Fault('if self.student is not None: new._follow(memo.get(id(self.student), self.student))', '', 'a copy follows itself'),
-    Fault('return not learn.lock.locked()', 'return True', 'validate is taken for fit'),
+],
+'training.ema': [
     Fault('if not done: self.undo()', 'pass', 'an interrupted validation leaves the average in the model'),
     Fault('order,run_valid = SaveModelCallback.order-1,False', 'order,run_valid = SaveModelCallback.order+1,False',
           'the best raw weights are saved'),
@@ -340,6 +343,12 @@ faults = {
           'an export holds the teacher'),
     Fault('if any(m is not self for m in self.learn._grab_cbs(SSLCallback)): return', '', 'the first method to leave takes the step along'),
 ],
+'training.compatible': [
+    Fault('if replacing and mixing:', 'if False:', 'MixUp and a replaced loss'),
+    Fault('if several and learn._grab_cbs(GradientAccumulation):', 'if False:', 'extra steps and accumulation'),
+    Fault("if through and forward=='no_grad':", 'if False:', 'a method without gradient'),
+    Fault('if pair and not isinstance(net, TwoNetworks):', 'if False:', 'two networks in one'),
+],
 'training.step': [
     Fault('self.learn.remove_cbs([c for c in self.learn._grab_cbs(SSLStep) if c.auto])', 'pass', 'two steps'),
     Fault('if agreement is None or agreement>=self.gate: return L()', 'return L()', 'the gate is always open'),
@@ -350,9 +359,6 @@ faults = {
     Fault('self.restore()                                      # after an interrupted lr_find', '',
           'an interrupted lr_find leaves its traces'),
     Fault('if len(self.learn._grab_cbs(SSLStep))>1: raise', 'if False: raise', 'two steps are accepted'),
-    Fault('if replacing and mixing:', 'if False:', 'MixUp and a replaced loss'),
-    Fault('if several and self.learn._grab_cbs(GradientAccumulation):', 'if False:', 'extra steps and accumulation'),
-    Fault("if through and self.mode=='no_grad':", 'if False:', 'a method without gradient'),
     Fault("return 'separate' if norms_train and not one_row else 'joint'", "return 'joint'",
           'the pool moves the statistics'),
     Fault("return 'separate' if norms_train and not one_row else 'joint'",

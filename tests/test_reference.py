@@ -144,7 +144,7 @@ def trace_ema(case):
     student = nn.Linear(n_in, n_out)
     def put(i, w, b): student.weight.data.copy_(load(case, i[w])); student.bias.data.copy_(load(case, i[b]))
     put(case['setup'], 'weight', 'bias')
-    teacher = module_of('training.ema').EMATeacher(student, case['init']['alpha'])
+    teacher = module_of('training.ema_teacher').EMATeacher(student, case['init']['alpha'])
     for s in case['steps']:
         put(s['inputs'], 'student_weight', 'student_bias')
         teacher.set_alpha(s['alpha'])

@@ -6,7 +6,6 @@
 __all__ = ['fastssl_predict']
 
 # %% ../../nbs/93_cli.predict.ipynb #pr000003
-import sys
 from pathlib import Path
 from fastcore.script import CliError, call_parse, is_cli
 

@@ -9,12 +9,11 @@ __all__ = ['distill_folder']
 from fastai.vision.all import *
 from ..data.folders import list_images
 from ..data.images import OpenImage, OpenImageBlock, check_images
-from ..data.tables import label_text
+from ..data.labels import label_text
 from ..checks import check_count
 from ..core import write_atomic
 from ..files import check_writable, printable
 from ..training.keep_run import KeepRun
-from ..training.testing import quiet
 from ..distill.block import SoftCategoryBlock
 from ..distill.callback import norm_stats
 from ..distill.losses import DistillLoss

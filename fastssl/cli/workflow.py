@@ -11,7 +11,7 @@ from inspect import signature
 import timm
 from fastai.vision.all import *
 from ..checks import check_count, check_name, check_positive
-from ..core import shows_bars
+from ..progress import shows_bars
 from .outputs import BestModel, EpochLog, output_files, write_outputs
 from .own_data import own_dls
 from .results import standard_error

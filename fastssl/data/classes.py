@@ -11,7 +11,7 @@ from fastai.vision.all import *
 from .images import some_files
 from .items import is_table
 from .splits import rows_of
-from .tables import LabelCoder
+from .labels import LabelCoder
 
 # %% ../../nbs/21_data.classes.ipynb #7bb6e1a4
 def class_vocab(

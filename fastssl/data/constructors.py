@@ -13,7 +13,8 @@ from .folders import class_images, distinct_files, first_level_label, list_image
 from .image_table import TableFile, labeled_table
 from .images import OpenImageBlock, check_images, fast_side
 from .splits import ClassSplitter, rows_of
-from .tables import as_bools, as_labels, column_position, is_missing, read_table
+from .labels import as_bools, as_labels, is_missing
+from .tables import column_position, read_table
 from .unlabeled import *            # `DataBlock.ssl_dataloaders`
 
 # %% ../../nbs/24_data.constructors.ipynb #b22a445a

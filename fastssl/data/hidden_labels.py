@@ -8,7 +8,7 @@ __all__ = ['hidden_labels']
 # %% ../../nbs/22_data.hidden_labels.ipynb #eb3b64c7
 from fastai.vision.all import *
 from .splits import map_items
-from .tables import as_labels, distinct, LabelCoder
+from .labels import as_labels, distinct, LabelCoder
 
 # %% ../../nbs/22_data.hidden_labels.ipynb #e440d02c
 def _code_itself(o): return int(o) if isinstance(o, (int,bool)) else None

@@ -12,7 +12,7 @@ from functools import lru_cache
 from fastai.vision.all import *
 from PIL import ImageOps
 from ..checks import check_count
-from ..core import bar_if_slow
+from ..progress import bar_if_slow
 
 # %% ../../nbs/20_data.images.ipynb #48741db6
 class UnreadableImage(OSError): "A file that is not an image, or is truncated"

@@ -8,7 +8,7 @@ __all__ = ['memory_share', 'rows_in_memory', 'free_memory', 'fits_in_memory']
 # %% ../../nbs/22_data.memory.ipynb #9e5201da
 import re
 from fastai.vision.all import *
-from ..core import bar_if_slow
+from ..progress import bar_if_slow
 from .items import is_table
 from .loaders import RowsDL, as_in_validation, reads_table
 

@@ -10,7 +10,7 @@ import json
 import pandas as pd
 from fastai.vision.all import *
 from .streams import Stream
-from .tables import distinct, is_missing
+from .labels import distinct, is_missing
 from ..core import write_atomic
 
 # %% ../../nbs/20_data.splits.ipynb #c973d909

@@ -8,7 +8,7 @@ __all__ = ['SoftPair', 'SoftLabeller', 'SoftCategorize', 'SoftMultiCategorize', 
 # %% ../../nbs/70_distill.block.ipynb #5165e570
 from fastai.vision.all import *
 from ..checks import check_one_of
-from ..data.tables import LabelCoder, is_missing
+from ..data.labels import LabelCoder, is_missing
 from .ensemble import match_classes
 from .losses import DistillLoss, MultiDistillLoss
 from .soft_labels import TensorSoftCategory, TensorSoftMultiCategory

@@ -10,7 +10,8 @@ import json, tempfile, zlib
 import numpy as np
 import pandas as pd
 from fastai.basics import *
-from ..data.tables import column_position, is_missing, label_text, looks_like_file, read_table
+from ..data.labels import is_missing, label_text
+from ..data.tables import column_position, looks_like_file, read_table
 from .keys import ItemKey
 from .store import SoftTargets
 from .logits import as_logits

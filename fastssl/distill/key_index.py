@@ -19,6 +19,7 @@ def _map_bytes(path): return np.memmap(path, np.uint8, 'r').view(np.ndarray) if 
 class KeyIndex:
     "Key → row, in files of a folder"
     files = 'keys.bin','keys_end.npy','keys_hash.npy','keys_row.npy'
+    block = 2**14           # keys to read or look up together
     def __init__(self,
         path:Path # A folder that `write` wrote to
     ):
@@ -37,6 +38,16 @@ class KeyIndex:
         row:int # Number of a row
     )->str: # Its key
         return self._bytes(row).decode(**_as_bytes)
+    def _encoded(self, start):
+        "The bytes of one block of keys, from the row `start` on"
+        ends = self.end[start:start+self.block].tolist()
+        begin = int(self.end[start-1]) if start else 0
+        b = self.blob[begin:ends[-1]].tobytes()
+        for s,e in zip([begin,*ends], ends): yield b[s-begin:e-begin]
+    def keys(self):
+        "The keys, in the order of the rows"
+        for start in range(0, len(self), self.block):
+            for b in self._encoded(start): yield b.decode(**_as_bytes)
     def row(self,
         key:str # A key
     )->int: # Its row, or −1 if there is none
@@ -54,7 +65,7 @@ class KeyIndex:
     )->np.ndarray: # int64
         "`row` of each of many keys"
         res,keys = [],iter(keys)
-        while chunk:=[k.encode(**_as_bytes) for k in itertools.islice(keys, 2**14)]: res.append(self._find(chunk))
+        while chunk:=[k.encode(**_as_bytes) for k in itertools.islice(keys, self.block)]: res.append(self._find(chunk))
         return np.concatenate(res) if res else np.zeros(0, np.int64)
     def _find(self, keys):
         hashes = np.fromiter(map(_hash64, keys), np.uint64, len(keys))
@@ -78,6 +89,20 @@ class KeyIndex:
         shift = starts-(sizes.cumsum()-sizes)                   # from a byte's place in the joined keys to its place in the file
         places = np.arange(sizes.sum())+np.repeat(shift, sizes)
         return self.blob[places].tobytes()==b''.join(keys)
+
+    def first_lost(self)->str: # None if there is none
+        "The first key that is not found in its row: the files are damaged"
+        for start in range(0, len(self), self.block):
+            keys = list(self._encoded(start))
+            rows = range(start, start+len(keys))
+            try: all_found = np.array_equal(self._find(keys), rows)
+            except IndexError: all_found = False                # the number of a row that does not exist
+            if all_found: continue
+            for row in rows:
+                if self._is_lost(row): return self.key(row)
+    def _is_lost(self, row):
+        try: return self.row(self.key(row))!=row
+        except IndexError: return True
 
     @classmethod
     def write(cls,

@@ -13,7 +13,7 @@ import torch.utils.data as torch_data
 from fastai.basics import *
 from fastprogress.fastprogress import progress_bar
 from ..checks import check_count, check_one_of
-from ..core import shows_bars
+from ..progress import shows_bars
 from ..data.items import as_items
 from ..data.streams import Stream, TarFiles, is_stream_source
 from .keys import ItemKey, unique_keys

@@ -12,7 +12,7 @@ import numpy as np
 from fastai.basics import *
 from ..calibration import expected_calibration_error
 from ..data.splits import rows_of
-from ..data.tables import LabelCoder, is_missing
+from ..data.labels import LabelCoder, is_missing
 from .key_index import KeyIndex
 from .keys import ItemKey, keys_of
 from .logits import all_logits
@@ -38,7 +38,7 @@ class JoinedRows:
     def __getitem__(self,
         rows # A row, a slice, or row numbers
     )->np.ndarray:
-        if isinstance(rows, slice): return self._rows(np.arange(len(self))[rows])
+        if isinstance(rows, slice): return self._rows(np.arange(*rows.indices(len(self))))
         rows = np.arange(len(self))[rows] if np.asarray(rows).dtype==bool else np.asarray(rows)
         return self._rows(rows) if rows.ndim else self._rows(rows[None])[0]
     def _rows(self, rows):
@@ -143,8 +143,8 @@ class SoftTargets:
             if found!=crc: raise self._damaged(f'{f} has the checksum {found}, the manifest says {crc}')
         self._check_finite()
         if _digest(self.keys())!=self.meta['keys']: raise self._damaged('its keys (keys.bin, keys_end.npy) are not those that were written')
-        if lost:=first(k for i,k in enumerate(self.keys()) if self._index.row(k)!=i):
-            raise self._damaged(f"its index (keys_hash.npy, keys_row.npy) does not find the row of '{lost}'")
+        lost = self._index.first_lost()
+        if lost is not None: raise self._damaged(f"its index (keys_hash.npy, keys_row.npy) does not find the row of '{lost}'")
         if any(o.max()>=len(self.vocab) for a in self._arrays[1:] for o in _parts(a)):
             raise self._damaged('classes.npy holds numbers of no class')
         if 'manifest' not in self.meta['crc']:
@@ -153,8 +153,7 @@ class SoftTargets:
     # ------ rows
     def keys(self):
         "The keys, in the order of the rows"
-        index = self._index
-        return (index.key(i) for i in range(len(self)))
+        return self._index.keys()
     def row(self,
         item # Item of the dataset
     )->int: # Its row, or −1 if there is none

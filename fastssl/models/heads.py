@@ -6,7 +6,6 @@
 __all__ = ['init_normal', 'GlobalPool', 'Maps', 'bottleneck', 'mlp_head', 'body_and_pool', 'MethodModel', 'MethodClassifier']
 
 # %% ../../nbs/12_models.heads.ipynb #d8d3a179
-import torch
 from torch import Tensor, nn
 from fastai.vision.all import L, Module, ifnone, params
 from .layers import *

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from fastai.torch_core import Module, store_attr
 from ..checks import *
-from ..core import *
 
 # %% ../../nbs/10_models.layers.ipynb #9bf2da37
 class _ScaleGradient(torch.autograd.Function):

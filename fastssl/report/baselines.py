@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 from fastai.vision.all import *
 from ..models.probe import LinearProbe, propagate_labels
-from .domains import features_seen
+from .domain_features import features_seen
 from .untouched import untouched
 from ..training.distributed import unwrap
 from ..training.in_parts import in_this_process

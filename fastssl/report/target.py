@@ -10,8 +10,8 @@ from fastai.vision.all import *
 from ..checks import check_count
 from ..data.loaders import required_pool
 from ..data.classes import class_vocab
-from .domains import outputs_and_features
-from ..training.ema import in_fit
+from .domain_features import outputs_and_features
+from ..training.callback import in_fit
 
 # %% ../../nbs/42_report.target.ipynb #1d8c2f2f
 class TargetReport(Callback):

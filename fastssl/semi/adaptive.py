@@ -9,7 +9,8 @@ __all__ = ['SelfAdaptiveThreshold', 'GaussianWeight', 'RelativeThreshold', 'Loss
 # %% ../../nbs/50_semi.adaptive.ipynb #0a72b33f
 from fastai.basics import *
 from ..checks import *
-from ..core import *
+from ..core import class_share, most_probable, top_class
+from ..losses.many_classes import cross_entropy_and_mean
 from ..schedules import SchedRampUp
 from .alignment import DistributionAlignment
 from .threshold import Threshold

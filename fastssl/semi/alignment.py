@@ -8,7 +8,8 @@ __all__ = ['DistributionAlignment', 'LogitAdjustment']
 # %% ../../nbs/50_semi.alignment.ipynb #92da3d26
 from fastai.basics import *
 from ..checks import *
-from ..core import *
+from ..core import class_share
+from ..losses.many_classes import in_cache
 from ..training.batch import SSLBatch
 from ..training.distributed import all_mean
 from ..training.method import Part

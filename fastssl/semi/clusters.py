@@ -10,7 +10,7 @@ from fastai.basics import *
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
-from ..data.loaders import mixed_seed
+from ..data.order import mixed_seed
 
 # %% ../../nbs/50_semi.clusters.ipynb #a30b9469
 def kmeans_labels(

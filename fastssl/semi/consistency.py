@@ -14,7 +14,7 @@ from .alignment import DistributionAlignment, LogitAdjustment
 from .threshold import ShareThreshold
 from ..losses.semi import consistency, consistency_distances
 from ..training.distributed import mean_over, unwrap
-from ..training.ema import EMATeacher
+from ..training.ema_teacher import EMATeacher
 from ..training.batch import SSLBatch
 from ..training.method import SSLCallback
 

@@ -11,7 +11,7 @@ from ..checks import check_one_of, check_weight
 from ..schedules import SchedRampUp
 from ..losses.semi import ClassBalanceLoss
 from ..losses.semi import ConsistencyLoss, L2ConsistencyLoss  # documented under this method
-from ..training.ema import EMATeacher, EmaTeacher  # documented under this method
+from ..training.ema_teacher import EMATeacher, EmaTeacher  # documented under this method
 from .consistency import ConsistencyCallback
 from ..training.batch import SSLBatch
 from ..training.distributed import all_mean

@@ -6,7 +6,7 @@
 __all__ = ['Classifier', 'ClassQueue', 'pgc_loss', 'Normalize2d', 'SelfTuningClassifier', 'SelfTuning', 'SelfTuningCallback']
 
 # %% ../../nbs/50_semi.self_tuning.ipynb #e59df1e1
-import copy, math
+import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from fastai.torch_core import Module, rank_distrib, store_attr
 from ..checks import *
 from ..core import *
 from ..schedules import averaging_decay
-from ..training.ema import EMATeacher
+from ..training.ema_teacher import EMATeacher
 from ..models.heads import *
 from ..training.batch import SSLBatch
 from ..training.distributed import all_rows, unwrap

@@ -8,7 +8,6 @@ __all__ = ['tsa_schedules', 'tsa_loss', 'UDACallback']
 # %% ../../nbs/50_semi.uda.ipynb #631a5549
 from fastai.basics import *
 from ..checks import *
-from ..core import *
 from ..losses.rows import row_losses, weighted_mean
 from ..losses.semi import StrongWeakConsistencyLoss  # documented under this method
 from .consistency import ConsistencyCallback

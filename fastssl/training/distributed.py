@@ -9,7 +9,7 @@ __all__ = ['unwrap', 'all_ranks', 'n_ranks', 'ranks_together', 'join_ranks', 'al
 # %% ../../nbs/30_training.distributed.ipynb #d1500003
 import torch.distributed as dist
 from fastai.basics import *
-from ..data.loaders import mixed_seed
+from ..data.order import mixed_seed
 
 # %% ../../nbs/30_training.distributed.ipynb #d1500006
 def unwrap(

@@ -8,7 +8,8 @@ __all__ = ['distributed_trainer', 'JointDL', 'adapt_trainer', 'save_for_lr_find'
 # %% ../../nbs/30_training.distributed_trainer.ipynb #dd054969
 import functools
 from fastai.basics import *
-from ..data.loaders import EpochDL, rank_rows
+from ..data.epoch import EpochDL
+from ..data.order import rank_rows
 from .distributed import all_ranks, from_rank0, unwrap
 
 # %% ../../nbs/30_training.distributed_trainer.ipynb #d1500017

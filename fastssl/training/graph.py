@@ -10,8 +10,7 @@ from contextlib import ExitStack
 from fastai.vision.all import *
 from fastai.callback.all import *
 from ..static import StaticStep, step_result
-from .callback import AttachedCallback
-from .ema import in_fit
+from .callback import AttachedCallback, in_fit
 from .foreach import foreach_step
 from .late_loss import LateLoss
 from .recordable import check_recordable, is_recordable

@@ -17,7 +17,7 @@ from ..static import step_number
 from .batch import SSLBatch, unwrap
 from .callback import AttachedCallback
 from .distributed import all_mean
-from .ema import EMATeacher
+from .ema_teacher import EMATeacher
 
 # %% ../../nbs/31_training.method.ipynb #a08a6283
 class Part(nn.Module):

@@ -10,8 +10,7 @@ import time
 from fastai.basics import *
 from ..core import class_share, most_probable, top_class
 from ..static import is_static, step_result
-from .callback import AttachedCallback
-from .ema import in_fit
+from .callback import AttachedCallback, in_fit
 
 # %% ../../nbs/31_training.pool_report.ipynb #fdc9387c
 def effective_number(

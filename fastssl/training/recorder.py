@@ -7,8 +7,7 @@ __all__ = ['SSLRecorder']
 
 # %% ../../nbs/31_training.recorder.ipynb #43b891e5
 from fastai.basics import *
-from .callback import AttachedCallback
-from .ema import in_fit
+from .callback import AttachedCallback, in_fit
 
 # %% ../../nbs/31_training.recorder.ipynb #74211685
 class SSLRecorder(AttachedCallback):

@@ -8,23 +8,21 @@ __all__ = ['SSLStep', 'SupStrongCallback']
 # %% ../../nbs/32_training.step.ipynb #cb4fcd64
 from contextlib import nullcontext
 from fastai.vision.all import *
-from fastai.callback.mixup import MixHandler
 from ..checks import check_one_of, check_share
-from ..data.loaders import EpochDL
+from ..data.epoch import EpochDL
 from ..data.normalize import fuse_normalize
 from ..data.targets import first_target
 from ..data.views import ViewMaker
-from ..models.multihead import TwoNetworks
 from ..static import step_result
 from .autocast import AutocastGuard
 from .batch import *
-from .callback import AttachedCallback
-from .compatible import check_methods
+from .callback import AttachedCallback, in_fit
+from .compatible import check_learner, check_methods
 from .distributed import *
 from .distributed_trainer import *
 from .process_checks import *
 from .sync_gradients import *
-from .ema import EMATeacher, in_fit
+from .ema_teacher import EMATeacher
 from .events import StepEvents
 from .extra_steps import ExtraStep, train_only
 from .method import SSLCallback
@@ -128,26 +126,9 @@ class SSLStep(AttachedCallback):
         differ_by_rank()
         if not self.learn._grab_cbs(SyncGradients): self.learn.add_cb(SyncGradients())
     def _check(self):
-        ms = self.ms
-        check_methods(ms, self.dls, self.outputs)
+        check_methods(self.ms, self.dls, self.outputs)
         if len(self.learn._grab_cbs(SSLStep))>1: raise ValueError('there are two SSLStep: remove one of them')
-        replacing = first(ms, lambda m: m.sup_loss is not None)
-        mixing = first(self.learn._grab_cbs(MixHandler))
-        if replacing and mixing:
-            raise ValueError(f'{type(mixing).__name__} mixes labels through the loss function, which '
-                             f'{type(replacing).__name__} replaces: use one of them')
-        several = first(ms, lambda m: m.steps is not None)
-        if several and self.learn._grab_cbs(GradientAccumulation):
-            raise ValueError(f'{type(several).__name__} makes several optimizer steps per batch, which cannot be accumulated '
-                             'over batches: remove GradientAccumulation')
-        through = first(ms, lambda m: m.through_weak)
-        if through and self.mode=='no_grad':
-            raise ValueError(f"{type(through).__name__} trains through the weak view of the pool, which has no gradient with "
-                             "forward='no_grad': use 'joint' or 'separate'")
-        net,pair = unwrap(self.model),first(ms, lambda m: m.networks==2)
-        if pair and not isinstance(net, TwoNetworks):
-            raise ValueError(f'{type(pair).__name__} trains two networks, but the model is a {type(net).__name__}: let '
-                             'ssl_learner build it, or use TwoNetworks(net, other_net)')
+        check_learner(self.ms, self.learn, self.mode)
         y = first_target(self.dls)
         if y is not None: self._check_targets(y)
         self.checked = True

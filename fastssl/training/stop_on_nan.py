@@ -11,9 +11,8 @@ from fastai.basics import *
 from ..checks import check_count
 from ..core import all_true
 from ..static import is_static, step_result
-from .callback import AttachedCallback, has_state
+from .callback import AttachedCallback, has_state, in_fit
 from .distributed import all_mean, unwrap
-from .ema import in_fit
 
 # %% ../../nbs/31_training.stop_on_nan.ipynb #9dbce643
 def _copied(state):
