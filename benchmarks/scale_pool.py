@@ -41,7 +41,7 @@ def fit(learn, epochs=1):
 
 def epoch_start(learn):
     "CPU seconds until the first batch's indices are there"
-    from fastssl.data.loaders import EpochDL
+    from fastssl.data.epoch import EpochDL
     t = time.process_time()
     dl = EpochDL.create(learn.dls.train, learn.dls.unlabeled)
     next(iter(dl.get_idxs())), next(iter(learn.dls.unlabeled.get_idxs()))
