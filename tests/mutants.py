@@ -23,6 +23,7 @@ module_tests = {                # run where the notebook does not notice a fault
     'losses.adapt': losses, 'losses.adversarial': losses, 'losses.distill': losses, 'losses.keypoint': losses,
     'losses.metric': losses, 'losses.rows': ('test_methods_by_hand.py',), 'losses.semi': losses,
     'distill.losses': ('test_soft_targets.py','test_targets.py'),
+    'training.autocast': ('test_compose.py',), 'training.self_distillation': ('test_compose.py',),
     'training.callback': callbacks, 'training.events': callbacks, 'training.batch': methods, 'training.ema': callbacks,
     'training.ema_teacher': callbacks, 'training.method': (*methods, 'test_cleanup.py'),
     'training.compatible': methods, 'training.step': (*methods, 'test_cleanup.py'),
@@ -239,6 +240,18 @@ faults = {
     Fault('return reduced(ce*ce_weight+self.weight*kd, self.reduction)', 'return reduced(ce*ce_weight+kd, self.reduction)',
           'the weight is ignored'),
     Fault('def decodes(self, x): return x>self.thresh', 'def decodes(self, x): return x>.5', '`thresh` is ignored'),
+],
+'training.autocast': [
+    Fault('context.__exit__(None, None, None)', 'pass', 'an interrupted step stays in autocast'),
+    Fault('= autocast_depth(),learn', '= 0,learn', "a context of the user's is left too"),
+    Fault('if context and autocast_depth()>self.depth', 'if context', 'a context that was left already is left once more'),
+    Fault('torch.autocast_increment_nesting()\n', 'pass\n', 'the depth is one too small, and counted down'),
+],
+'training.self_distillation': [
+    Fault('return 1-pct*min(1, self.n_steps/self.fade)', 'return 1-pct', 'the weight falls to 0 in short runs too'),
+    Fault('min(1, self.n_steps/self.fade)', 'self.n_steps/self.fade', 'the weight falls below 0 in long runs'),
+    Fault("'u.weak', output='logits').softmax(1)", "'u.weak', output='logits').softmax(0)", 'the target is normalized over rows'),
+    Fault("target, 'ce')", "target, 'mse')", 'another distance'),
 ],
 'training.callback': [
     Fault('if value is None and self.learn is not None: self.detached()', '', 'leaving is not noticed'),
