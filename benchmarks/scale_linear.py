@@ -21,6 +21,7 @@ def parts(n):
         w.close()
         soft = SoftTargets.load(w.path)
         return soft,items
+    def shuffled(soft, items): return soft,[items[i] for i in np.random.default_rng(0).permutation(len(items))]
     def arrays(n):
         y = np.full(n, -1)
         y[:100] = np.arange(100)%10
@@ -31,7 +32,9 @@ def parts(n):
         'keys of strings': (n, lambda: paths(str, n), keyed),
         'keys of strings, a folder each': (n, lambda: [f'/data/{i}/image.jpg' for i in range(n)], keyed),
         'keys of paths': (n, lambda: paths(Path, n), keyed),
+        'keys of paths, a folder each': (n, lambda: [Path(f'/data/{i}/image.jpg') for i in range(n)], keyed),
         '`SoftTargets.check`': (n, lambda: store(n), lambda o: o[0].check(o[1])),
+        '`SoftTargets.check`, shuffled items': (n, lambda: shuffled(*store(n)), lambda o: o[0].check(o[1])),
         '`from_arrays`': (n, lambda: arrays(n), lambda o: SSLDataLoaders.from_arrays(*o, bs=16)),
         '`from_arrays(in_memory=False)`': (n, lambda: arrays(n), lambda o: SSLDataLoaders.from_arrays(*o, bs=16, in_memory=False)),
         '`few_labels` of a table by `ColReader`': (k, lambda: table(k), lambda df: few_labels(df, ColReader('label'))),

@@ -138,7 +138,7 @@ def run(split, seed, device='cpu', **kw):
     with torch.no_grad(): right = (net(test_x).argmax(1)==test_y).float().mean().item()
     return 100*right,seconds
 
-def log_runs(name, f, splits, seeds):
+def log_runs(name, f, splits, seeds, category='digits'):
     "Run `f(split, seed)` for all, append to `speedrun.csv`, and print the means"
     file,res = here/'speedrun.csv',[]
     new = not file.exists()
@@ -149,7 +149,7 @@ def log_runs(name, f, splits, seeds):
             for seed in seeds:
                 acc,seconds = f(split, seed)
                 res.append((acc, seconds))
-                w.writerow([datetime.date.today(), 'digits', name, split, seed, round(acc, 2), round(seconds, 2)])
+                w.writerow([datetime.date.today(), category, name, split, seed, round(acc, 2), round(seconds, 2)])
                 print(f'split {split}, seed {seed}: {acc:.2f} %, {seconds:.2f} s', flush=True)
     acc,seconds = np.array(res).T
     print(f'{name}, {len(res)} runs: {acc.mean():.2f} % (least {acc.min():.2f}, standard error {acc.std(ddof=1)/len(acc)**.5:.2f}), {seconds.mean():.2f} s')

@@ -6,7 +6,7 @@
 __all__ = ['ItemKey', 'item_at', 'keys_of', 'unique_keys']
 
 # %% ../../nbs/70_distill.keys.ipynb #44cd07fa
-import os
+import os, sys
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import PurePath
@@ -21,13 +21,22 @@ def _first_part(item): return item[0] if isinstance(item, (tuple,list)) else ite
 
 _no_names = {'','.'}        # what stands between the slashes of a path and is no part of it
 def _as_path(o): return o if isinstance(o, PurePath) else PurePath(o)
-def _parts_key(item, key):
-    item = _first_part(item)
-    if isinstance(item, str) and os.sep=='/':
-        parts = item.rsplit('/', key.n)[-key.n:]
-        if _no_names.isdisjoint(parts): return '/'.join(parts)
-    if not isinstance(item, (PurePath,str,os.PathLike)): return str(item)
-    return '/'.join(_as_path(item).parts[-key.n:])
+def _parts(path):
+    "`path.parts`; before Python 3.12, pathlib would keep a second copy of them in each path"
+    if isinstance(path, PurePath) and sys.version_info<(3,12): return PurePath.__reduce__(path)[1]
+    return _as_path(path).parts
+def _parts_key(item, key): return first(_parts_keys([item], key.n))
+def _parts_keys(items, n):
+    "The last `n` parts of each of `items`"
+    for item in items:
+        if isinstance(item, (tuple,list)): item = item[0]
+        if isinstance(item, str) and os.sep=='/':
+            parts = item.rsplit('/', n)
+            if len(parts)>n: del parts[0]
+            if _no_names.isdisjoint(parts):
+                yield '/'.join(parts)
+                continue
+        yield '/'.join(_parts(item)[-n:]) if isinstance(item, (PurePath,str,os.PathLike)) else str(item)
 def _column_key(item, key):
     if not isinstance(item, (pd.Series, Mapping)): return str(getattr(item, key.arg, item))
     if key.arg not in item:
@@ -97,13 +106,32 @@ def _folder(path):
     if isinstance(path, str) and os.sep=='/':
         folder,slash,name = path.rpartition('/')
         if name not in _no_names: return folder+slash
-    return _as_path(path).parts[:-1]
+    return _parts(path)[:-1]
+
+def _as_text(folder):
+    "A folder as text in which each part ends in a slash; the root of two slashes is a NUL"
+    if isinstance(folder, str):
+        if '//' not in folder and './' not in folder: return folder
+        folder = PurePath(folder).parts
+    return ''.join('\0/' if o=='//' else o if o=='/' else f'{o}/' for o in folder)
 
 def _depth(paths):
     "Number of parts from the folder that all `paths` share, including its name"
-    folders = [o if isinstance(o, tuple) else PurePath(o).parts for o in set(map(_folder, paths))]
-    root = PurePath(*os.path.commonprefix(folders))
-    return 1+max(map(len, folders))-len(root.parts)+bool(root.name)
+    shared = _as_text(_folder(paths[0]))
+    shared_parts,deepest = _folder_parts(shared),shared.count('/')
+    for folder in map(_folder, paths):
+        if isinstance(folder, str): changes_nothing = folder.count('/')<=deepest and folder.startswith(shared)
+        else: changes_nothing = len(folder)<=deepest and folder[:len(shared_parts)]==shared_parts
+        if changes_nothing: continue
+        text = _as_text(folder)
+        deepest = max(deepest, text.count('/'))
+        if text.startswith(shared): continue
+        both = os.path.commonprefix([shared, text])
+        shared = both[:both.rfind('/')+1]
+        shared_parts = _folder_parts(shared)
+    return 1+deepest-shared.count('/')+bool(PurePath(*shared_parts).name)
+
+def _folder_parts(text): return PurePath(text.replace('\0', '/', 1)).parts
 
 # %% ../../nbs/70_distill.keys.ipynb #a4161d37
 def _by_column(items, key): return key.kind=='column' and isinstance(items, pd.DataFrame) and (items.columns==key.arg).sum()==1
@@ -121,7 +149,8 @@ def keys_of(
     "The keys of `items`; a stream knows the keys of its items"
     if isinstance(items, Stream) and key.kind in ('str','parts'): return (key(k) for k in items.keys())
     if _by_column(items, key): return map(str, items[key.arg].tolist())
-    return map(partial(_schemes[key.kind], key=key), rows_of(items))
+    rows = items if isinstance(items, list) else rows_of(items)
+    return _parts_keys(rows, key.n) if key.kind=='parts' else map(partial(_schemes[key.kind], key=key), rows)
 
 def _are_different(keys):
     "Are all `keys` different, as far as their hashes tell? False if it has to be looked at"

@@ -110,15 +110,21 @@ class PoolReport(AttachedCallback):
         if kept<.05:
             what = f', the threshold is {threshold}' if isinstance(threshold, (int,float)) else ''
             sure = '' if self.surest is None else f'; the highest confidence was {float(self.surest):.2f}{what}'
-            return (f"pool unused: {percent(kept)} of its rows were kept in the last fifth of the fit{sure}. Use "
-                    "threshold='auto', a lower threshold, or train longer")
+            return f"pool unused: {percent(kept)} of its rows were kept in the last fifth of the fit{sure}. {self._how_to_use(sup)}"
         n_out = None if self.predicted is None else len(self.predicted)
-        if kept>.99 and n_out and sup is not None:
-            agreed = float(self.agreed)/self.n_seen
-            if sup>.5*math.log(n_out) or agreed<.6:
-                return (f"pool taken whole: {percent(kept)} of its rows were kept although the supervised loss is {sup:.2f} "
-                        f"and weak and strong view agree on {percent(agreed)} of them. Use threshold='auto' or a higher "
-                        "threshold")
+        if kept<=.99 or not n_out or sup is None: return
+        agreed,right = float(self.agreed)/self.n_seen,self._accuracy_at_most()       # NaN without a strong view
+        facts = [(sup>.5*math.log(n_out), f'the supervised loss is {sup:.2f}'),
+                 (agreed<.6, f'weak and strong view agree on {percent(agreed)} of them'),
+                 (right<.6, f'{percent(ifnone(self._accuracy(), 1))} of the validation set are right')]
+        found = [fact for holds,fact in facts if holds]
+        if found: return f"pool taken whole: {percent(kept)} of its rows were kept although {' and '.join(found)}. Use threshold='auto' or a higher threshold"
+    def _how_to_use(self, sup):
+        "What makes a method use the pool: no threshold helps a network that has not learned the labels"
+        chance = None if self.labeled is None else math.log(len(self.labeled))
+        if chance and sup is not None and sup>.9*chance:
+            return f'The labels are not learned either (supervised loss {sup:.2f}, chance is {chance:.2f}): use another learning rate, or train longer'
+        return "Use threshold='auto', a lower threshold, or train longer"
     def _equal_views(self):
         "A method without a threshold whose loss is exactly 0 compares two views that cannot differ"
         for m in self.ssl_step.ms:
@@ -144,6 +150,10 @@ class PoolReport(AttachedCallback):
         row = list(self.recorder.values[-1])
         i = names.index('accuracy')-1
         return row[i] if i<len(row) else None
+    def _accuracy_at_most(self):
+        "Accuracy on the validation set plus a standard error; 1 if it is not known"
+        acc,n = self._accuracy(),len(self.dls.valid_ds) if len(self.dls.loaders)>1 else 0
+        return 1. if acc is None or not n else acc+(acc*(1-acc)/n)**.5
     def _below_probe(self):
         probe,acc = vars(self.learn).get('probe'),self._accuracy()
         if probe is None or acc is None or not probe.n_valid: return
