@@ -6,7 +6,7 @@
 __all__ = ['cache_features', 'FeatureView', 'ssl_head_learner']
 
 # %% ../nbs/75_head_learner.ipynb #hl000003
-import json, re
+import json, re, zipfile
 from hashlib import blake2b
 import pandas as pd
 from fastai.vision.all import *
@@ -15,20 +15,23 @@ from .core import write_atomic
 from .data.streams import Stream
 from .data.classes import class_vocab
 from .learner import keep_probe, ssl_learner
-from .report.baselines import ProbeFeatures, _features, fit_probe, start_head
+from .report.baselines import ProbeFeatures, _features, check_probe_data, fit_probe, start_head, valid_features
 from .semi.adaptive import FreeMatchCallback
 from .training.batch import unwrap
 from .training.pretrained import last_linear
 
 # %% ../nbs/75_head_learner.ipynb #hl000006
+def _size(path):
+    "Bytes of a file; empty if there is none. Its time would differ after each copy"
+    try: return b' %d' % os.stat(path).st_size
+    except (OSError,ValueError): return b''
+
 def _name(item):
-    "Bytes that identify an item: its path, or its content"
-    if isinstance(item, (str,Path)): return str(item).encode('utf-8', 'surrogateescape')
+    "Bytes that identify an item: its path and size, or its content"
+    if isinstance(item, (str,Path)): return str(item).encode('utf-8', 'surrogateescape')+_size(item)
     if isinstance(item, (tuple,list)): return b'|'.join(_name(o) for o in item)
     a = np.asarray(item)
     return str(item).encode() if a.dtype==object else a.tobytes()
-
-_no_head = 'the model has no linear layer that could be the head: its features are not known'
 
 def _items_digest(dls):
     "Labeled items, pool and validation set in one short string"
@@ -73,7 +76,10 @@ class _Files:
         if not file.exists():
             arrays = [o.numpy() for o in make()]
             with write_atomic(file) as tmp, open(tmp, 'wb') as f: np.savez(f, *arrays)
-        with np.load(file) as z: return [torch.from_numpy(z[k]) for k in z.files]
+        try:
+            with np.load(file) as z: return [torch.from_numpy(z[k]) for k in z.files]
+        except (OSError,ValueError,EOFError,zipfile.BadZipFile) as e:
+            raise ValueError(f'{file} cannot be read ({e}): delete it, and its features are computed again') from e
 
 def cache_features(
     learn:Learner, # A classifier that ends in a linear layer
@@ -86,22 +92,21 @@ def cache_features(
     check_count(n_views, 'n_views', none=False)
     check_count(chunk, 'chunk', none=False)
     dls = learn.dls
-    if last_linear(learn.model) is None: raise ValueError(_no_head)
+    check_probe_data(learn, 'cache_features')
     about = dict(format='fastssl.features', version=1, n_views=n_views, chunk=chunk, seed=seed, n_pool=dls.pool.n if dls.pool else 0,
                  items=_items_digest(dls), body=_body_digest(learn.model), transforms=_transforms(dls))
     files = _Files(path, about)
-    def one(dl, s):
-        x,y = _features(learn, dl, s)
+    def small(x, y):
         if x.numel() and x.abs().max()<torch.finfo(torch.float16).max: x = x.half()
         return x,y if y is None else y.flatten().long()
     def views(plain, weak, s):
-        x,y = one(plain(), s)
-        return torch.stack([x, *(one(weak(), s+i)[0] for i in range(1, n_views))], 1),y
+        x,y = small(*_features(learn, plain(), s))
+        return torch.stack([x, *(small(*_features(learn, weak(), s+i))[0] for i in range(1, n_views))], 1),y
     def pool_chunk(rows):
         plain,weak = (partial(dls.pool_dl, view, rows) for view in ('valid','weak'))
         return views(plain, weak, seed+n_views*(1+rows.start))[:1]
     labeled,y = files('labeled', lambda: views(dls.labeled_dl, lambda: dls.train.new(shuffle=False, drop_last=False), seed))
-    valid,valid_y = files('valid', lambda: one(dls.valid, seed))
+    valid,valid_y = files('valid', lambda: small(*valid_features(learn, seed)))
     if not dls.pool: return ProbeFeatures(labeled, y, None, None, valid, valid_y)
     starts = range(0, dls.pool.n, chunk)
     pool = [files(f'pool_{i:08d}', partial(pool_chunk, range(i, min(i+chunk, dls.pool.n))))[0] for i in starts]
@@ -156,7 +161,7 @@ def ssl_head_learner(
     "A `Learner` of the head alone, on cached features of the frozen body"
     if not dls.pool: raise ValueError('ssl_head_learner: these data have no pool: dls.add_unlabeled(items)')
     whole = ssl_learner(dls, arch, pretrained=pretrained, init_head=None)
-    if last_linear(whole.model) is None: raise ValueError(_no_head)
+    check_probe_data(whole, 'ssl_head_learner')
     f = cache_features(whole, path, n_views, seed=seed) if features is None else features
     some = np.sort(np.random.default_rng(seed).permutation(len(f.pool))[:5000])
     whole.probe = probe = fit_probe(whole, f._replace(pool=f.pool[some], rows=some.tolist()))
@@ -167,12 +172,18 @@ def ssl_head_learner(
     learn = ssl_learner(_feature_dls(whole, f, tfm, bs, uratio, n_steps, seed), layer, cbs=ifnone(cbs, FreeMatchCallback()), **kwargs)
     keep_probe(learn, probe)
     learn.whole,learn.feature_view = whole,tfm
-    learn.export,learn.export_plain = (partial(_export_whole, learn, name) for name in ('export','export_plain'))
+    for name in ('export','export_plain','predict'): setattr(learn, name, partial(_of_whole, learn, name))
+    learn.show_pseudo_labels = partial(_show_pseudo_labels, learn)
     return learn
 
-def _export_whole(learn, name, *args, **kwargs):
-    "Export the network on images: features alone predict nothing, and the head learner holds the pool's"
+def _of_whole(learn, name, *args, **kwargs):
+    "A verb of the network on images: features alone predict nothing, and the head learner holds the pool's"
     return getattr(learn.with_body(), name)(*args, **kwargs)
+
+def _show_pseudo_labels(learn, *args, pseudo=None, threshold=None, **kwargs):
+    "Show images; the pseudo-labels come from the cached features"
+    if pseudo is None: pseudo = learn.pseudo_labels(threshold=threshold)
+    return learn.with_body().show_pseudo_labels(*args, pseudo=pseudo, **kwargs)
 
 def _on_centered(head, tfm):
     "A copy of the layer `head` for features that `tfm` has centered"

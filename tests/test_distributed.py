@@ -258,6 +258,14 @@ def test_lr_find_and_self_train():
     a,b = in_processes(run)
     assert a==b and a[2]==0
 
+def test_lr_find_has_no_time_limit_of_its_own_in_each_process():
+    def run():
+        learn = learner(FixMatchCallback(low))
+        learn.pool_report.lr_find_seconds = 0 if rank_distrib() else 60                  # one clock would stop at once, and the other process wait
+        with together(learn), quiet(learn), redirect_stdout(io.StringIO()) as out: learn.lr_find(num_it=5, show_plot=False)
+        return len(learn.recorder.losses),out.getvalue().count('PoolReport: lr_find:')
+    assert in_processes(run)==[(6,1),(6,0)]
+
 def test_report_on_the_target():
     def run():
         learn = learner([FixMatchCallback(low), TargetReport()])

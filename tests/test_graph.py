@@ -113,6 +113,8 @@ def test_callbacks_are_refused_by_name(cbs, message):
 def test_other_refusals():
     learn = learner([METHODS['fixmatch']()])
     with pytest.raises(ValueError, match='needs data on a CUDA device, but they are on cpu'): learn.to_graph()
+    learn = learner([METHODS['mcd']()])
+    with pytest.raises(ValueError, match='MCDCallback makes several optimizer steps'): learn.to_graph()          # on any device
     learn = mk(cbs=GraphStep(make=None))
     with pytest.raises(ValueError, match='no step to record'): fit(learn)
     learn = learner([FixMatchCallback(lambda p, b: p[:,0]), GraphStep(make=None)])

@@ -52,7 +52,7 @@ class LinearProbe:
     "Logistic regression on frozen features, calibrated by leaving labels out"
     C_grid = 1.,10.,100.
     least_labels = 30           # fewer cannot say that features are useless: with 14 of 7 classes, a standard error is 9 points
-    T_grid = np.geomspace(.02, 3, 40)
+    T_grid = np.concatenate([np.geomspace(.02, 3, 40), np.geomspace(3.4, 100, 25)])
     def __init__(self,
         labeled:Tensor, # Features of the labeled items in `v` views, the plain one first, `(n, v, d)`
         y:Tensor, # Their classes, `(n,)`
@@ -111,6 +111,12 @@ class LinearProbe:
         n_views = x.shape[1]
         weight = np.full(n_views*len(y), 1/n_views)
         return self._regression(x.flatten(0,1), y.repeat_interleave(n_views), C, weight)
+    @staticmethod
+    def _mean_confidence(z, T): return (z/T).softmax(1).max(1)[0].mean()
+    @property
+    def most_confident(self)->float:
+        "What `n` labels can show at most: if all of them are right, the next one is with a probability of (n+1)/(n+2)"
+        return (len(self.y)+1)/(len(self.y)+2)
     def _choose(self, xl, xu):
         "Set C, T and the accuracy on left-out labels; return the weights"
         rank = torch.zeros_like(self.y)
@@ -124,6 +130,7 @@ class LinearProbe:
                 out = rank%folds==f
                 z[out] = self._scores(self._fit(xl[~out], self.y[~out], C), xl[out,0])
             for T in self.T_grid:
+                if self._mean_confidence(z, T)>self.most_confident: continue
                 loss = float(F.cross_entropy(z/T, self.y))
                 if loss<best: best,self.C,self.T,self.left_out_accuracy = loss,C,float(T),float((z.argmax(1)==self.y).float().mean())
         return self._fit(xl, self.y, self.C)
@@ -136,8 +143,8 @@ class LinearProbe:
         if self.propagated is not None: same = (z[:,0].argmax(1)==self.propagated.argmax(1)).float().mean()
         elif x.shape[1]>1: same = (z[:,1:].argmax(2)==z[:,:1].argmax(2)).float().mean()
         else: same = torch.tensor(1.)
-        confidence = lambda T: (z[:,0]/T).softmax(1).max(1)[0].mean()
-        self.T = float(min(self.T_grid, key=lambda T: abs(confidence(T)-same)))
+        same = same.clamp(max=self.most_confident)
+        self.T = float(min(self.T_grid, key=lambda T: abs(self._mean_confidence(z[:,0], T)-same)))
         return w
     def _mean_with_propagation(self, w, xl, xu):
         p = self.propagated

@@ -42,12 +42,18 @@ def _train_teacher(learn, train, kept):
     step = [] if learn._grab_cbs(SSLStep) else [SSLStep()]
     with learn.added_cbs([*step, *kept.callbacks(0)]): train()
 
+def _load_start(model, state, folder):
+    try: model.load_state_dict(state)
+    except RuntimeError as e:
+        differs = str(e).splitlines()[1].strip()
+        raise ValueError(f'{folder} keeps rounds of another network ({differs}): use the same architecture, or another folder') from None
+
 def _start_model(learn, kept):
     "A copy of the model that all students start from"
     model = copy_model(learn.model)
     with torch.no_grad():
         state = kept.once('start', model.state_dict)
-        if kept.folder is not None: model.load_state_dict(state)
+        if kept.folder is not None: _load_start(model, state, kept.folder)
     return model
 
 def _kept_rows(r, probs, threshold, share):

@@ -13,7 +13,7 @@ from ..static import StaticStep, step_result
 from .callback import AttachedCallback, in_fit
 from .foreach import foreach_step
 from .late_loss import LateLoss
-from .recordable import check_recordable, is_recordable
+from .recordable import check_recordable, check_recordable_callbacks, is_recordable
 from .method import SSLCallback
 from .step import SSLStep
 
@@ -189,6 +189,7 @@ def to_graph(self:Learner,
     compile:bool=False # Compile the model's training passes with `torch.compile` too? The first steps take a minute
 )->Learner: # `self`
     "Record the training step as one CUDA graph and replay it"
+    check_recordable_callbacks(self)
     device = self.dls.device
     if device.type!='cuda': raise ValueError(f'to_graph needs data on a CUDA device, but they are on {device}; without one, learn.model.compile() may help')
     return self.to_eager().add_cb(GraphStep(compile))

@@ -168,7 +168,8 @@ class SSLCallback(AttachedCallback):
     def load_state_dict(self,
         state:dict # Result of `state_dict`
     ):
-        "Restore `state`"
+        "Restore `state`; an empty one is that of a method that was not set up, because it sits out"
+        if not state and self.set_up_for is None: return
         self.prepare()
         mine = self._tensors()
         if set(state)!=set(mine):

@@ -55,9 +55,12 @@ class PoolReport(AttachedCallback):
         self.deadline = None
         finder,pool = getattr(self.learn, 'lr_finder', None),self.dls.pool
         if finder is None or not pool or not in_fit(self.learn): return
-        self.deadline = time.monotonic()+self.lr_find_seconds
-        print(f'PoolReport: lr_find: {finder.num_it} steps of {self.dls.train.bs} labeled and {pool.bs} unlabeled rows each, or '
-              f'{self.lr_find_seconds} seconds; num_it=… takes fewer')
+        rows = f'{self.dls.train.bs} labeled and {pool.bs} unlabeled rows each'
+        limit = ''
+        if num_distrib()<2:                             # several processes have their own clocks, but must make the same steps
+            self.deadline = time.monotonic()+self.lr_find_seconds
+            limit = f', or {self.lr_find_seconds} seconds'
+        if not rank_distrib(): print(f'PoolReport: lr_find: {finder.num_it} steps of {rows}{limit}; num_it=… takes fewer')
     def after_batch(self):
         if self.deadline is not None and time.monotonic()>self.deadline:
             self.deadline = None
