@@ -14,7 +14,7 @@ from .models.heads import GlobalPool, Maps
 from .models.layers import L2PreservedDropout, WarmStartGradientLayer
 from .models.lora import merge_lora
 from .models.multihead import MultiHead, TwoNetworks, feature_shape
-from .training.batch import unwrap
+from .training.distributed import unwrap
 
 # %% ../nbs/45_export.ipynb #2a4acdc9
 def _is_fastssl(o):

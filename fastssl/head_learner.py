@@ -17,7 +17,7 @@ from .data.classes import class_vocab
 from .learner import keep_probe, ssl_learner
 from .report.baselines import ProbeFeatures, _features, check_probe_data, fit_probe, start_head, valid_features
 from .semi.adaptive import FreeMatchCallback
-from .training.batch import unwrap
+from .training.distributed import unwrap
 from .training.pretrained import last_linear
 
 # %% ../nbs/75_head_learner.ipynb #hl000006

@@ -15,9 +15,11 @@ from .models.lora import add_lora
 from .models.multihead import MultiHead, TwoNetworks, create_backbone, split_classifier
 from .models.probe import LinearProbe
 from .report.baselines import fit_probe, start_head
-from .training.batch import compiled_in_place, unwrap
+from .training.batch import compiled_in_place
+from .training.distributed import unwrap
 from .training.compatible import check_methods
-from .training.ema import EMACallback, copy_model
+from .training.ema import EMACallback
+from .training.ema_teacher import copy_model
 from .training.pretrained import FrozenNorm, SlowBody, body_and_head, last_linear, looks_trained
 from .training.self_distillation import SelfDistillationCallback
 from .training.method import SSLCallback

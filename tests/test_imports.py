@@ -1,5 +1,5 @@
 "Each module imports by itself, and nothing that comes later; behavior does not depend on what was imported"
-import json, os, pkgutil, subprocess, sys
+import ast, importlib, json, os, pkgutil, subprocess, sys
 from pathlib import Path
 import fastssl
 
@@ -116,3 +116,14 @@ def test_each_module_gives_the_same_learner():
     found,errors = run_forks(fit, modules=names)
     assert list(found)==['fastssl',*names]
     assert {m for m,v in found.items() if v!='ok'}==set(), errors
+
+def test_names_come_from_the_module_that_defines_them():
+    import fastssl.all
+    for name in modules:
+        module = importlib.import_module(name)
+        for node in ast.parse(Path(module.__file__).read_text(encoding='utf-8')).body:
+            if name=='fastssl.all' or not isinstance(node, ast.ImportFrom) or not node.level: continue
+            source = importlib.util.resolve_name('.'*node.level+(node.module or ''), module.__package__)
+            for k in node.names:
+                home = getattr(getattr(importlib.import_module(source), k.name, None), '__module__', source)
+                assert home==source or not home.startswith('fastssl'), f'{name} imports {k.name} from {source}, but it is defined in {home}'

@@ -14,7 +14,8 @@ from ..models.heads import *
 from ..models.layers import *
 from ..modules.domain_discriminator import DomainDiscriminator
 from ..training.adversarial import AdversarialCallback
-from ..training.batch import SSLBatch, unwrap
+from ..training.batch import SSLBatch
+from ..training.distributed import unwrap
 from ..training.registry import register_method
 
 # %% ../../nbs/60_adapt.dann.ipynb #f4dec742

@@ -8,7 +8,8 @@ __all__ = ['pose_head', 'PoseResNet2d', 'RegDACallback']
 # %% ../../nbs/60_adapt.regda.ipynb #c0dc093f
 from fastai.vision.all import *
 from ..training.adversarial import AdversarialCallback
-from ..training.batch import SSLBatch, unwrap
+from ..training.batch import SSLBatch
+from ..training.distributed import unwrap
 from ..training.extra_steps import ExtraStep
 from ..checks import check_count, check_positive, check_share, check_weight
 from ..models.heads import *

@@ -11,7 +11,8 @@ from ..checks import *
 from ..core import *
 from ..schedules import *
 from ..losses.semi import consistency, consistency_distances
-from ..training.batch import SSLBatch, unwrap
+from ..training.batch import SSLBatch
+from ..training.distributed import unwrap
 from ..training.method import SSLCallback
 from ..training.registry import register_method
 

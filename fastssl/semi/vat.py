@@ -11,7 +11,8 @@ from ..checks import *
 from ..core import *
 from ..losses.semi import consistency
 from .consistency import ConsistencyCallback
-from ..training.batch import SSLBatch, unwrap
+from ..training.batch import SSLBatch
+from ..training.distributed import unwrap
 from ..training.registry import register_method
 
 # %% ../../nbs/50_semi.vat.ipynb #f88ef3c9

@@ -7,7 +7,7 @@ __all__ = ['AdversarialCallback']
 
 # %% ../../nbs/33_training.adversarial.ipynb #5fb53fac
 from fastai.vision.all import *
-from .batch import unwrap
+from .distributed import unwrap
 from ..checks import check_positive, check_weight
 from ..models.layers import *
 from .method import SSLCallback

@@ -9,7 +9,7 @@ __all__ = []
 from fastai.basics import *
 from ..core import write_atomic
 from ..models.lora import has_lora, merge_lora
-from .batch import unwrap
+from .distributed import unwrap
 from .callback import AttachedCallback
 from .ema import EMACallback
 

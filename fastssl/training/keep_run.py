@@ -12,8 +12,7 @@ from fastai.callback.progress import CSVLogger
 from ..checks import check_count
 from ..core import write_atomic
 from .autocast import AutocastGuard
-from .callback import AttachedCallback
-from .ema import in_fit
+from .callback import AttachedCallback, in_fit
 from .plain_files import read_tree, tree_files, write_tree
 from .run_facts import fact_differences, run_facts
 from .run_state import generators, run_state, set_generators, set_run_state

@@ -14,9 +14,9 @@ from ..core import most_probable
 from ..data.targets import check_one_class
 from ..schedules import averaging_decay
 from ..static import step_number
-from .batch import SSLBatch, unwrap
+from .batch import SSLBatch
+from .distributed import all_mean, unwrap
 from .callback import AttachedCallback
-from .distributed import all_mean
 from .ema_teacher import EMATeacher
 
 # %% ../../nbs/31_training.method.ipynb #a08a6283

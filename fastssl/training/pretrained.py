@@ -11,7 +11,7 @@ from fastai.callback.schedule import ParamScheduler
 from torch.optim.swa_utils import update_bn
 from ..checks import check_positive
 from ..models.multihead import MultiHead
-from .batch import unwrap
+from .distributed import unwrap
 
 # %% ../../nbs/33_training.pretrained.ipynb #dfa6b8e2
 _norms = nn.modules.batchnorm._BatchNorm,nn.LayerNorm,nn.GroupNorm,nn.modules.instancenorm._InstanceNorm

@@ -11,7 +11,7 @@ from inspect import signature
 import pandas as pd
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
-from .batch import unwrap
+from .distributed import unwrap
 from .run_state import callbacks_of
 
 # %% ../../nbs/34_training.run_facts.ipynb #233175c0

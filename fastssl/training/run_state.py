@@ -9,7 +9,7 @@ __all__ = ['generators', 'set_generators', 'plain_attributes', 'module_extras', 
 # %% ../../nbs/33_training.run_state.ipynb #77617ef1
 import random
 from fastai.basics import *
-from .batch import unwrap
+from .distributed import unwrap
 from .callback import has_state
 from .plain_files import is_plain
 from .method import SSLCallback

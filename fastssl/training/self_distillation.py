@@ -9,8 +9,9 @@ __all__ = ['SelfDistillationCallback']
 from fastai.basics import *
 from ..checks import check_weight
 from ..losses.semi import consistency
-from .batch import SSLBatch, unwrap
-from .ema import EMATeacher
+from .batch import SSLBatch
+from .distributed import unwrap
+from .ema_teacher import EMATeacher
 from .method import SSLCallback
 
 # %% ../../nbs/33_training.self_distillation.ipynb #sd000005
