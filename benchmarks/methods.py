@@ -63,7 +63,8 @@ def run(make, images, labels, split, steps, lr):
     set_seed(split, reproducible=True)
     dls = image_dls(images, labels, split, steps) if images else digits_dls(labels, split, n_steps=max(1, steps//10), uratio=4)
     net = small_resnet(get_c(dls)) if images else tiny_cnn(nf=16)
-    learn = ssl_learner(dls, net, cbs=[*L(make()), CPUTime()], metrics=accuracy, forward='joint')      # as when methods.csv was made
+    learn = ssl_learner(dls, net, cbs=[*L(make()), CPUTime()], metrics=accuracy)
+    learn.ssl_step.forward = 'joint'                        # as when methods.csv was made
     with quiet(learn): learn.fit_one_cycle(10, lr)
     h = learn.recorder.ssl
     last = lambda k: np.nanmean(h[k][-steps//10:]) if k in h else np.nan

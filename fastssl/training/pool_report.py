@@ -116,10 +116,11 @@ class PoolReport(AttachedCallback):
             return f"pool unused: {percent(kept)} of its rows were kept in the last fifth of the fit{sure}. {self._how_to_use(sup)}"
         n_out = None if self.predicted is None else len(self.predicted)
         if kept<=.99 or not n_out or sup is None: return
-        agreed,right = float(self.agreed)/self.n_seen,self._accuracy_at_most()       # NaN without a strong view
+        agreed = float(self.agreed)/self.n_seen             # NaN without a strong view
+        right,most_right = self._accuracy(),self._accuracy_within(-1,0)>.8
         facts = [(sup>.5*math.log(n_out), f'the supervised loss is {sup:.2f}'),
-                 (agreed<.6, f'weak and strong view agree on {percent(agreed)} of them'),
-                 (right<.6, f'{percent(ifnone(self._accuracy(), 1))} of the validation set are right')]
+                 (agreed<.6 and not most_right, f'weak and strong view agree on {percent(agreed)} of them'),
+                 (self._accuracy_within(1,1)<.6, f'{percent(ifnone(right, 1))} of the validation set are right')]
         found = [fact for holds,fact in facts if holds]
         if found: return f"pool taken whole: {percent(kept)} of its rows were kept although {' and '.join(found)}. Use threshold='auto' or a higher threshold"
     def _how_to_use(self, sup):
@@ -153,10 +154,10 @@ class PoolReport(AttachedCallback):
         row = list(self.recorder.values[-1])
         i = names.index('accuracy')-1
         return row[i] if i<len(row) else None
-    def _accuracy_at_most(self):
-        "Accuracy on the validation set plus a standard error; 1 if it is not known"
+    def _accuracy_within(self, n_errors, unknown):
+        "Accuracy on the validation set plus `n_errors` standard errors; `unknown` if it is not known"
         acc,n = self._accuracy(),len(self.dls.valid_ds) if len(self.dls.loaders)>1 else 0
-        return 1. if acc is None or not n else acc+(acc*(1-acc)/n)**.5
+        return unknown if acc is None or not n else acc+n_errors*(acc*(1-acc)/n)**.5
     def _below_probe(self):
         probe,acc = vars(self.learn).get('probe'),self._accuracy()
         if probe is None or acc is None or not probe.n_valid: return
