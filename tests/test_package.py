@@ -35,6 +35,11 @@ def test_notebooks_are_clean(tmp_path):
     sh('nbdev-clean', cwd=new)
     for nb in notebooks: assert nb.read_bytes()==(new/nb.relative_to(root)).read_bytes(), f'{nb.name}: run nbdev-clean'
 
+def test_outputs_name_no_path_of_a_machine():
+    "A warning in an output names the file of the environment that ran it"
+    named = {p.name for p in (root/'nbs').rglob('*.ipynb') if re.search(r'site-packages|ipykernel_\d', p.read_text(encoding='utf-8'))}
+    assert not named
+
 def test_readme_is_the_index():
     sh(sys.executable, root/'.ci'/'readme.py', '--check')
     assert 'TABLE' not in (root/'README.md').read_text(encoding='utf-8')
