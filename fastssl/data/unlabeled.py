@@ -82,7 +82,7 @@ def add_unlabeled(self:DataLoaders,
     strong=None, # What the view 'strong' adds: transforms, a preset of `strong_tfms`, or a function of the inputs
     weak=None, # What the pool's view 'weak' adds
     n_steps:int=None, # Steps per epoch; default: one pass over the pool or over the labeled items, whichever is longer
-    in_memory:bool|str=False, # Decode everything once and keep it as tensors on the device? (random crops of items become center crops.) 'auto': if it takes less than a quarter of the free memory, which is said in one line
+    in_memory:bool|str=False, # Decode everything once and keep it as tensors on the device? (random crops of items become center crops.) 'auto': if it takes less than a quarter of the free memory; one line reports the decision
     seed:int=None, # Seed of the pool's order; default: drawn from torch's generator
     **views # Other views by name, like `strong`
 )->DataLoaders: # `self`, with the pool as `self.unlabeled`

@@ -29,7 +29,7 @@ class SelfAdaptiveThreshold(Threshold):
         super().__init__()
         self.decay = check_decay(decay)
     def setup(self, n_out, n_pool):
-        self.register_buffer('mean', torch.full((n_out,), 1/n_out))        # of the probabilities
+        self.register_buffer('mean', torch.full((n_out,), 1/n_out))        # mean probabilities
         self.register_buffer('share', torch.full((n_out,), 1/n_out))       # of each class among the predictions
         self.register_buffer('confidence', torch.full((), 1/n_out))
     @property

@@ -45,7 +45,7 @@ class KeptRounds:
         "What keeps the fit of round `r`"
         return [] if self.folder is None else [KeepRun(self.folder/f'round_{r}')]
     def once(self,
-        name:str, # Of the file in the folder
+        name:str, # Name of the file in the folder
         make # Function without arguments; it returns tensors and numbers, also nested
     ):
         "What `make` returned at its first call, which may have been in another process"

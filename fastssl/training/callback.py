@@ -34,7 +34,7 @@ class AttachedCallback(Callback):
 def has_state(
     cb:Callback # Any
 )->bool:
-    "Has `cb` a state of its own? `hasattr` is no answer: a callback passes look-ups on to the learner and the model, which has one"
+    "Does `cb` define a state? `hasattr` cannot tell: a callback passes look-ups on to the learner and to the model, which has one"
     return hasattr(type(cb), 'state_dict') and hasattr(type(cb), 'load_state_dict')
 
 def in_fit(

@@ -97,8 +97,6 @@ class SSLStep(AttachedCallback):
         adapted = adapt_trainer(self.learn)
         if not in_fit(self.learn): return
         self._unwrap_compiled()
-        self._leave_autocast()                              # after an interrupted validation
-        self.guard = None
         check_launch(self.learn)
         self.distributed = adapted
         join_ranks(False)                                   # after an interrupted fit
@@ -179,13 +177,10 @@ class SSLStep(AttachedCallback):
         return [('l','weak'), *_on_side(rows, 'u'), *_on_side(rows, 'l')]
     def _before_epoch_loop(self):
         self.learn._call_one = StepEvents(self.learn)
-        self._leave_autocast()                              # after a canceled batch in validation
-        if self.guard is None: self.guard = AutocastGuard(self.learn)
-    def _leave_autocast(self):
-        if self.guard: self.guard.leave()
+        self.guard = AutocastGuard(self.learn)
     def _after_epoch_loop(self, ms):
         vars(self.learn).pop('_call_one', None)
-        self._leave_autocast()
+        self.guard.leave()                                  # after an interrupted step
         self.restore_loss()
         self._train_extra(())                               # checkpoints, `export` and `lr_find` know the model's parameters only
         for m in ms: m.after_epoch_loop()
@@ -246,6 +241,12 @@ class SSLStep(AttachedCallback):
         "Restore the learner's own loss function"
         if self.learn.loss_func==self.replaced_loss: self.learn.loss_func = self.base_loss
     def before_validate(self): self.restore_loss()
+    def _validate(self):
+        "The loop over the batches of validation, which may be interrupted too"
+        del vars(self.learn)['all_batches']
+        guard = AutocastGuard(self.learn)
+        try: self.learn.all_batches()
+        finally: guard.leave()
     def after_loss(self):
         self.restore_loss()
         b,learn = self.b,self.learn
@@ -271,7 +272,7 @@ class SSLStep(AttachedCallback):
     def after_cancel_step(self): self.canceled = True       # mixed precision: overflow
     def after_cancel_batch(self):                           # gradient accumulation
         self.canceled = True
-        self._leave_autocast()
+        self.guard.leave()
         self.restore_loss()
     def after_step(self): self.moved = True                 # sent even if the step was canceled
     def after_batch(self):
@@ -320,6 +321,7 @@ class SSLStep(AttachedCallback):
             values = torch.stack(values) if tensors else torch.tensor([float(v) for v in values], dtype=torch.float64)
             self.history.setdefault(name, []).extend(self._over_ranks(name, values).tolist())
         self.pending = {}
+        vars(self.learn)['all_batches'] = self._validate    # fastai looks it up before `before_validate`
         if self.distributed: self._leave()
     @staticmethod
     def _over_ranks(name, values):
@@ -335,6 +337,7 @@ class SSLStep(AttachedCallback):
     def after_fit(self):
         if not in_fit(self.learn): return
         self.after_train()
+        vars(self.learn).pop('all_batches', None)
         self.restore()
         self.guard,self.distributed = None,False
         self._divide_pool()
