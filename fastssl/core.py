@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['plain_float32', 'in_float32', 'all_true', 'weighted', 'reduced', 'top_class', 'most_probable', 'confident_label',
-           'pseudo_label', 'sharpen', 'soft_cross_entropy', 'class_share', 'last_writer', 'in_mode', 'write_atomic']
+           'pseudo_label', 'sharpen', 'soft_cross_entropy', 'class_share', 'last_writer', 'in_mode']
 
 # %% ../nbs/00_core.ipynb #b8eef3fd
 from contextlib import contextmanager
-from pathlib import Path
-import functools, os, shutil
+import functools
 import torch
 from torch import Tensor, nn
 from .checks import *
@@ -161,28 +160,3 @@ def in_mode(
     try: yield model
     finally:
         for m,mode in modes: m.training = mode
-
-# %% ../nbs/00_core.ipynb #ab2e9d25
-@contextmanager
-def write_atomic(
-    path:str|Path # The file to write; its folder must exist
-): # Yields the temporary path to write to, in the same folder, with the same suffix
-    "Context in which a file is written under a temporary name; it replaces `path` at the end, unless there was an error"
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        yield path
-        return
-    part = path.with_name(f'.{path.stem}.part{path.suffix}')      # what a killed process left is overwritten
-    try:
-        yield part
-        if path.exists(): shutil.copymode(path, part)
-        with open(part, 'rb') as f: os.fsync(f.fileno())
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
-    if os.name=='posix': _sync_folder(path.parent)
-
-def _sync_folder(folder):
-    "Make new names in `folder` survive a power failure"
-    fd = os.open(folder, os.O_RDONLY)
-    try: os.fsync(fd)
-    finally: os.close(fd)

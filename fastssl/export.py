@@ -8,8 +8,7 @@ __all__ = ['plain_model', 'plain_bytes']
 # %% ../nbs/45_export.ipynb #73977141
 import cloudpickle, io, pickletools, re, warnings, zipfile
 from fastai.vision.all import *
-from .core import write_atomic
-from .files import check_writable
+from .files import check_writable, write_atomic
 from .models.heads import GlobalPool, Maps
 from .models.layers import L2PreservedDropout, WarmStartGradientLayer
 from .models.lora import merge_lora

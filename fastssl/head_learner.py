@@ -11,7 +11,7 @@ from hashlib import blake2b
 import pandas as pd
 from fastai.vision.all import *
 from .checks import check_count
-from .core import write_atomic
+from .files import write_atomic
 from .data.streams import Stream
 from .data.classes import class_vocab
 from .learner import keep_probe, ssl_learner

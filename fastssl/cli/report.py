@@ -10,8 +10,7 @@ import io
 import pandas as pd
 from fastai.vision.all import *
 from ..checks import check_one_of
-from ..core import write_atomic
-from ..files import check_writable
+from ..files import check_writable, write_atomic
 from ..report.class_balance import plot_class_balance
 from ..report.reliability import plot_reliability
 from ..report.untouched import untouched

@@ -11,8 +11,7 @@ from ..data.folders import list_images
 from ..data.images import OpenImage, OpenImageBlock, check_images
 from ..data.labels import label_text
 from ..checks import check_count
-from ..core import write_atomic
-from ..files import check_writable, printable
+from ..files import check_writable, printable, write_atomic
 from ..training.keep_run import KeepRun
 from ..distill.block import SoftCategoryBlock
 from ..distill.callback import norm_stats

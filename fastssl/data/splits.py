@@ -11,7 +11,7 @@ import pandas as pd
 from fastai.vision.all import *
 from .streams import Stream
 from .labels import distinct, is_missing
-from ..core import write_atomic
+from ..files import write_atomic
 
 # %% ../../nbs/20_data.splits.ipynb #c973d909
 def rows_of(

@@ -10,7 +10,7 @@ import json, zlib
 from hashlib import blake2b
 from itertools import chain
 from fastai.basics import *
-from ..core import write_atomic
+from ..files import write_atomic
 
 # %% ../../nbs/70_distill.manifest.ipynb #7c1e0025
 def _write_json(path, o):

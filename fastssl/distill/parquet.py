@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 from fastai.basics import *
 from ..checks import check_one_of, check_positive
-from ..core import write_atomic
 from .convert import key_text, scheme_of
 from .keys import ItemKey
 from .store import SoftTargets
 from .logits import as_logits
 from .write import StoreWriter
-from ..files import need_pyarrow
+from ..files import need_pyarrow, write_atomic
 
 # %% ../../nbs/70_distill.parquet.ipynb #9a4e0006
 _entry = b'fastssl.soft_targets'

@@ -9,7 +9,7 @@ __all__ = ['KeptRounds', 'set_model', 'FinishedRounds', 'round_stats', 'report_r
 import json
 import pandas as pd
 from fastai.vision.all import *
-from ..core import write_atomic
+from ..files import write_atomic
 from ..training.keep_run import KeepRun
 from ..training.plain_files import read_tree, tree_files, write_tree
 

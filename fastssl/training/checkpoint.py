@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/33_training.checkpoint.ipynb #ba7c361a
 from fastai.basics import *
-from ..core import write_atomic
+from ..files import write_atomic
 from ..models.lora import has_lora, merge_lora
 from .distributed import unwrap
 from .callback import AttachedCallback

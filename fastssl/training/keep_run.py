@@ -10,7 +10,7 @@ import json, tempfile
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from ..checks import check_count
-from ..core import write_atomic
+from ..files import write_atomic
 from .autocast import AutocastGuard
 from .callback import AttachedCallback, in_fit
 from .plain_files import read_tree, tree_files, write_tree

@@ -11,7 +11,7 @@ from collections import deque
 from fastai.basics import *
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from ..core import write_atomic
+from ..files import write_atomic
 
 # %% ../../nbs/30_training.plain_files.ipynb #e7c68b06
 _atoms = type(None),bool,int,float,str
