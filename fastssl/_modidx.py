@@ -3304,6 +3304,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'fastssl/training/run_facts.py'),
                                             'fastssl.training.run_facts._data_facts': ( 'training.run_facts.html#_data_facts',
                                                                                         'fastssl/training/run_facts.py'),
+                                            'fastssl.training.run_facts._described': ( 'training.run_facts.html#_described',
+                                                                                       'fastssl/training/run_facts.py'),
                                             'fastssl.training.run_facts._difference': ( 'training.run_facts.html#_difference',
                                                                                         'fastssl/training/run_facts.py'),
                                             'fastssl.training.run_facts._digest': ( 'training.run_facts.html#_digest',

@@ -9,7 +9,7 @@ __all__ = ['n_channels', 'collect_heads', 'ssl_learner', 'module_stats', 'keep_p
 from typing import NamedTuple
 from fastai.vision.all import *
 from fastai.vision.learner import _add_norm
-from .checks import check_one_of
+from .checks import check_count, check_one_of
 from .data.items import is_table
 from .models.lora import add_lora
 from .models.multihead import MultiHead, TwoNetworks, create_backbone, split_classifier
@@ -74,6 +74,7 @@ def ssl_learner(
 )->Learner:
     "A `Learner` for semi-supervised training"
     check_one_of(init_head, ('probe',None), 'init_head')
+    check_count(lora, 'lora')
     cbs = L(c() if isinstance(c, type) else c for c in L(cbs))
     if sup_strong: cbs.append(SupStrongCallback(sup_strong))
     if ema: cbs.append(ema if isinstance(ema, Callback) else EMACallback(None if ema is True else ema))

@@ -14,8 +14,8 @@ from .loaders import RowsDL, as_in_validation, reads_table
 
 # %% ../../nbs/22_data.memory.ipynb #36ab37fa
 def _as_array(items):
-    "Items that are arrays of one shape and type as one new array; None for others"
-    if isinstance(items, np.ndarray): return items.copy() if items.ndim>1 else None
+    "Items that are arrays of one shape and type as one array; None for others"
+    if isinstance(items, np.ndarray): return items if items.ndim>1 else None
     if not isinstance(items, list) or type(items[0]) is not np.ndarray: return
     if any(type(o) is not np.ndarray or o.shape!=items[0].shape or o.dtype!=items[0].dtype for o in items): return
     return np.stack(items)
@@ -31,7 +31,9 @@ def _stacked(dl, ds):
     if rows is None: return
     if rows.dtype==np.uint8 and rows.ndim in (3,4): rows = rows[:,None] if rows.ndim==3 else rows.transpose(0,3,1,2)
     sample, = _decoded(dl, ds, few)
-    rows = torch.from_numpy(np.ascontiguousarray(rows)).to(sample.dtype)
+    rows = np.ascontiguousarray(rows)
+    if isinstance(items, np.ndarray) and np.may_share_memory(rows, items): rows = rows.copy()
+    rows = torch.from_numpy(rows).to(sample.dtype)
     return (rows.as_subclass(type(sample)),) if torch.equal(rows[few], sample.cpu()) else None
 
 def rows_in_memory(

@@ -7,6 +7,7 @@ __all__ = ['KeyIndex']
 
 # %% ../../nbs/70_distill.key_index.ipynb #7c1e0003
 from hashlib import blake2b
+import mmap
 import numpy as np
 from fastai.basics import *
 
@@ -15,7 +16,8 @@ _as_bytes = dict(encoding='utf-8', errors='surrogateescape')     # names of file
 def _digest(b): return blake2b(b, digest_size=8).digest()
 def _hashes(keys): return np.frombuffer(b''.join(map(_digest, keys)), '<u8')         # of many at once
 def _map_array(path): return np.load(path, mmap_mode='r').view(np.ndarray)      # np.memmap's own indexing is slow
-def _map_bytes(path): return np.memmap(path, np.uint8, 'r').view(np.ndarray) if path.stat().st_size else np.zeros(0, np.uint8)
+def _map_bytes(path):
+    with path.open('rb') as f: return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b''
 
 class KeyIndex:
     "Key → row, in files of a folder"
@@ -34,7 +36,7 @@ class KeyIndex:
     def __len__(self): return len(self.end)
     def _bytes(self, row):
         start = self.end[row-1] if row else 0
-        return self.blob[start:self.end[row]].tobytes()
+        return self.blob[start:self.end[row]]
     def key(self,
         row:int # Number of a row
     )->str: # Its key
@@ -43,7 +45,7 @@ class KeyIndex:
         "The bytes of one block of keys, from the row `start` on"
         ends = self.end[start:start+self.block].tolist()
         begin = int(self.end[start-1]) if start else 0
-        b = self.blob[begin:ends[-1]].tobytes()
+        b = self.blob[begin:ends[-1]]
         for s,e in zip([begin,*ends], ends): yield b[s-begin:e-begin]
     def keys(self):
         "The keys, in the order of the rows"
@@ -76,7 +78,7 @@ class KeyIndex:
         if row+len(keys)>len(self): return None
         start,ends = self.end[row-1] if row else 0,self.end[row:row+len(keys)]
         sizes = np.fromiter(map(len, keys), np.int64, len(keys))
-        if not np.array_equal(ends, start+sizes.cumsum()) or self.blob[start:ends[-1]].tobytes()!=b''.join(keys): return None
+        if not np.array_equal(ends, start+sizes.cumsum()) or self.blob[start:ends[-1]]!=b''.join(keys): return None
         return np.arange(row, row+len(keys))
     def _find(self, keys):
         hashes = _hashes(keys)
@@ -93,13 +95,9 @@ class KeyIndex:
 
     def _same_bytes(self, rows, keys):
         "Are `keys` those of `rows`, all of them?"
-        ends = np.asarray(self.end)[rows]
-        starts = np.where(rows>0, np.asarray(self.end)[rows-1], 0)
-        sizes = np.fromiter(map(len, keys), np.int64, len(keys))
-        if not np.array_equal(ends-starts, sizes): return False
-        shift = starts-(sizes.cumsum()-sizes)                   # from a byte's place in the joined keys to its place in the file
-        places = np.arange(sizes.sum())+np.repeat(shift, sizes)
-        return self.blob[places].tobytes()==b''.join(keys)
+        ends = self.end[rows]
+        starts = np.where(rows>0, self.end[rows-1], 0)
+        return [self.blob[s:e] for s,e in zip(starts.tolist(), ends.tolist())]==keys
 
     def first_lost(self)->str: # None if there is none
         "The first key that is not found in its row: the files are damaged"

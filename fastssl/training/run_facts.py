@@ -12,6 +12,7 @@ import pandas as pd
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from .distributed import unwrap
+from .method import Part
 from .run_state import callbacks_of
 
 # %% ../../nbs/34_training.run_facts.ipynb #233175c0
@@ -55,12 +56,20 @@ def _data_facts(dls):
     if vocab is not None: res['classes'] = dict(vocab=_digest([str(o) for o in vocab]), n=len(vocab))
     return res
 
-def _name(f): return getattr(f, '__name__', None) or getattr(getattr(f, 'func', None), '__name__', None) or type(f).__name__
+def _name(f):
+    "The name of a function, of the one inside a `partial` or one of fastai's schedules, or of its type"
+    inner = [getattr(f, k, None) for k in ('func','f')]
+    return first(getattr(o, '__name__', None) for o in (f, *inner) if hasattr(o, '__name__')) or type(f).__name__
+
+def _described(o):
+    "An argument as a number or a word; None if it is neither, nor a part of a method, nor a function"
+    if isinstance(o, Part): return f'{type(o).__name__}({", ".join(f"{k}={v}" for k,v in _arguments(o).items())})'
+    return o if isinstance(o, (int,float,str)) else _name(o) if callable(o) and not isinstance(o, nn.Module) else None
 
 def _arguments(cb):
-    "The arguments of a callback that are numbers, words or flags"
+    "The arguments that a callback, or a part of one, was made with, as far as they are kept under their names"
     names = list(signature(type(cb).__init__).parameters)[1:]
-    return {k:vars(cb)[k] for k in names if isinstance(vars(cb).get(k, noop), (int,float,str,type(None)))}
+    return {k:_described(vars(cb)[k]) for k in names if k in vars(cb)}
 
 def _schedule(cb):
     "Values of a schedule at some times"
