@@ -19,7 +19,7 @@ losses = 'test_losses_property.py','test_losses_contract.py','test_reference.py'
 methods = 'test_methods_by_hand.py','test_compose.py'
 callbacks = 'test_compose.py','test_cleanup.py'
 module_tests = {                # run where the notebook does not notice a fault
-    'core': (*losses, 'test_methods_by_hand.py'), 'schedules': ('test_reference.py',),
+    'core': (*losses, 'test_methods_by_hand.py'), 'files': ('test_bad_input.py',), 'schedules': ('test_reference.py',),
     'losses.adapt': losses, 'losses.adversarial': losses, 'losses.distill': losses, 'losses.keypoint': losses,
     'losses.metric': losses, 'losses.rows': ('test_methods_by_hand.py',), 'losses.semi': losses,
     'distill.losses': ('test_soft_targets.py','test_targets.py'),
@@ -54,6 +54,8 @@ faults = {
     Fault("torch.where(keep, rows, -1), 'amax')", "torch.where(keep, rows, -1), 'amin')", 'the first row of a slot wins'),
     Fault('scratch.scatter_(0, slot, -1)', 'pass', 'the scratch buffer is not reset'),
     Fault('for m,mode in modes: m.training = mode', 'model.train(modes[0][1])', 'frozen parts train after `in_mode`'),
+],
+'files': [
     Fault('os.replace(part, path)', 'shutil.copy(part, path)', 'a file is not replaced in one operation'),
     Fault('finally: part.unlink(missing_ok=True)', 'finally: pass', 'a failed write leaves its temporary file'),
 ],
