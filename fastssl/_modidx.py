@@ -1181,6 +1181,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'fastssl/distill/parquet.py'),
                                          'fastssl.distill.parquet._rows_of_lists': ( 'distill.parquet.html#_rows_of_lists',
                                                                                      'fastssl/distill/parquet.py'),
+                                         'fastssl.distill.parquet._storage': ( 'distill.parquet.html#_storage',
+                                                                               'fastssl/distill/parquet.py'),
                                          'fastssl.distill.parquet._top_rows': ( 'distill.parquet.html#_top_rows',
                                                                                 'fastssl/distill/parquet.py'),
                                          'fastssl.distill.parquet._vocab_of': ( 'distill.parquet.html#_vocab_of',

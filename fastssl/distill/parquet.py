@@ -75,10 +75,13 @@ def _about(schema, file):
     if about.get('version', 1)!=1: raise ValueError(f"{file} was written by a newer fastssl (schema {about['version']}): update fastssl")
     return about
 
+def _storage(o):
+    "The type or column that an extension type, such as a tensor of Ray or Arrow, is stored as; others as they are"
+    return getattr(o, 'storage_type', None) or getattr(o, 'storage', o)
 def _is_list(t): return any(o in str(t) for o in ('list<','list_view<'))
 def _layout(schema, file, key_col):
     "'logits', 'values' or, with a column per class, 'columns'"
-    types = dict(zip(schema.names, schema.types))
+    types = dict(zip(schema.names, map(_storage, schema.types)))
     if 'logits' in types: kind,need = 'logits',['logits']
     elif 'values' in types or 'indices' in types: kind,need = 'values',['values','indices']
     elif any(map(_is_list, types.values())) or len(types)<2: kind,need = 'logits',['logits']
@@ -106,15 +109,16 @@ class _Files:
                 mine,others = (str(o.get(differ[0]))[:80] for o in (about, self.about))
                 raise ValueError(f'{f} and {self.files[0]} have other {differ[0]}: {mine} and {others}')
     def batches(self, columns, size=4096):
+        "Batches of rows: name → column"
         for f in self.files:
             with self.parquet.ParquetFile(f) as file:
                 columns_here = [k for k in columns if k in file.schema_arrow.names]
-                yield from file.iter_batches(size, columns=columns_here)
+                for b in file.iter_batches(size, columns=columns_here): yield dict(zip(b.schema.names, map(_storage, b.columns)))
     def keys(self):
         "All keys, in order; raises `ValueError` if one is missing or there twice"
         keys = []
         for b in self.batches([self.key_col]):
-            col = b.column(0).to_pylist()
+            col = b[self.key_col].to_pylist()
             if None in col: raise ValueError(f'row {len(keys)+col.index(None)+1} has no key')
             keys += [o.decode(errors='surrogateescape') if isinstance(o, bytes) else key_text(o) for o in col]
         if not keys: raise ValueError(f'{self.files[0]} has no rows')
@@ -205,7 +209,7 @@ def from_parquet(cls:SoftTargets,
         return cls.from_df(df, key_col if key_col in df.columns else None, vocab, **options)
     keys = files.keys()
     is_top = files.kind=='values'
-    first_row = first(files.batches([files.kind])).column(0)
+    first_row = first(files.batches([files.kind]))[files.kind]
     width = len(first_row[0]) if first_row[0].is_valid else 0
     if is_top and topk not in (None,width): raise ValueError(f'topk={topk}, but the rows have {width} values: leave it out')
     vocab = _vocab_of(about, vocab, width, is_top)
@@ -219,12 +223,11 @@ def from_parquet(cls:SoftTargets,
     start = 0
     try:
         for b in files.batches([files.kind, 'indices', 'rest'] if is_top else ['logits']):
-            here = keys[start:start+len(b)]
-            batch = dict(zip(b.schema.names, b.columns))
-            if is_top: z = _top_rows(batch, here, len(vocab), width, probs, T)
-            else: z = as_logits(_rows_of_lists(batch['logits'], 'logits', here, width), probs, activation, 'the values')*np.float32(T)
+            here = keys[start:start+len(b[files.kind])]
+            if is_top: z = _top_rows(b, here, len(vocab), width, probs, T)
+            else: z = as_logits(_rows_of_lists(b['logits'], 'logits', here, width), probs, activation, 'the values')*np.float32(T)
             w.write_missing(z, start)
-            start += len(b)
+            start += len(here)
         w.close()
     except ValueError:                                          # the files have to be mended, and are others then
         w.stop()
