@@ -838,6 +838,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'fastssl.data.views.ViewMaker._pipeline': ( 'data.views.html#viewmaker._pipeline',
                                                                                 'fastssl/data/views.py'),
                                     'fastssl.data.views.ViewMaker.check': ('data.views.html#viewmaker.check', 'fastssl/data/views.py'),
+                                    'fastssl.data.views.ViewMaker.check_shown': ( 'data.views.html#viewmaker.check_shown',
+                                                                                  'fastssl/data/views.py'),
                                     'fastssl.data.views.ViewMaker.images': ('data.views.html#viewmaker.images', 'fastssl/data/views.py'),
                                     'fastssl.data.views.ViewMaker.kind': ('data.views.html#viewmaker.kind', 'fastssl/data/views.py'),
                                     'fastssl.data.views._check_added': ('data.views.html#_check_added', 'fastssl/data/views.py')},

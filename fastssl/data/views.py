@@ -46,6 +46,14 @@ class ViewMaker:
         raise ValueError(f"{who}: there is no view '{kind}' of these data; say how it is made: "
                          f"dls.add_unlabeled(…, {kind}=transforms or a function of the inputs)")
 
+    def check_shown(self,
+        raw:tuple, # Raw batch of the pool
+        who:str # What shows it, for the message
+    ):
+        "Raise a `TypeError` if the inputs are no images"
+        if hasattr(raw[0], 'show'): return
+        raise TypeError(f'{who} draws images, but the inputs are a {type(raw[0]).__name__}; learn.pseudo_labels() is a table for all kinds of data')
+
     def __call__(self,
         name:str, # 'raw', 'weak', 'strong2' …
         raw:tuple # Raw batch, of which only the inputs are used
@@ -95,9 +103,9 @@ def show_views(self:DataLoaders,
     names = L(names)
     for name in names: views.check(name, 'show_views')
     raw = pool.fetch(pool.stream(pool.pos*pool.bs, n))
+    views.check_shown(raw, 'show_views')
     fig,axs = plt.subplots(n, len(names), figsize=ifnone(figsize, (1.6*len(names), 1.6*n)), squeeze=False)
     for name,column in zip(names, axs.T):
         x = views.images(name, raw)
-        if not hasattr(x, 'show'): raise TypeError(f'show_views draws images, but the inputs are a {type(x).__name__}')
         for i,ax in enumerate(column): x[i].show(ctx=ax, title=name if i==0 else None)
     plt.tight_layout()

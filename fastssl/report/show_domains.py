@@ -59,6 +59,7 @@ def show_domains(self:DataLoaders,
     source = _source_batch(self.train, n)
     target = pool.fetch(pool.stream(pool.pos*pool.bs, n))
     labels = None if pool.labels is None else pool.labels[target[-1]]
+    view_maker.check_shown(target, 'show_domains')
     for name in views: view_maker.check(name, 'show_domains')
     n_col = min(n, n_col)
     blocks = _blocks_of_axes(2*len(views), math.ceil(n/n_col), n_col, figsize)
@@ -66,7 +67,6 @@ def show_domains(self:DataLoaders,
         top,bottom = blocks[2*k:2*k+2]
         x = _view(view_maker, name, to_device(source, self.device))
         x_target = _view(view_maker, name, tuple(target[:view_maker.n_inp]))
-        if not hasattr(x[0], 'show'): raise TypeError(f'show_domains draws images, but the inputs are a {type(x[0]).__name__}')
         self.train.show_batch(b=x, max_n=n, ctxs=list(top.flat[:n]))
         images = to_cpu(Pipeline(view_maker.tfms).decode(x_target)[0])
         _show_target(bottom.flat[:n], images, labels, class_vocab(self))

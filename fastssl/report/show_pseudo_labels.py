@@ -74,6 +74,7 @@ def show_pseudo_labels(self:Learner,
     view_maker,views = self.dls.view_maker,L(views)
     for name in views: view_maker.check(name, 'show_pseudo_labels')
     raw = pool.fetch(pseudo.index)
+    view_maker.check_shown(raw, 'show_pseudo_labels')
     images = [(name, view_maker.images(name, raw)) for name in ('raw', *views)]
     axes = _axes_by_item(len(pseudo), len(images), n_col, figsize)
     for i,(axs,row) in enumerate(zip(axes, pseudo.itertuples())):
