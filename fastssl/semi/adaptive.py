@@ -188,9 +188,9 @@ class AdaMatchCallback(FixMatchCallback):
     "FixMatch with threshold and alignment relative to predictions on labeled rows ([AdaMatch](https://arxiv.org/abs/2106.04732))"
     recordable = True
     paper = dict(weight=1.)
-    def _as_published(self):
-        super()._as_published()
-        self.threshold.threshold = .95
+    def _as_published(self, given):
+        super()._as_published(given)
+        if self._is_default('threshold', self.threshold.threshold): self.threshold.threshold = .95
     @delegates(FixMatchCallback.__init__, but='align')
     def __init__(self,
         threshold:float=.6, # Least confidence as a fraction of the mean confidence on labeled rows, in (0, 1] (the paper: .95)

@@ -6,6 +6,7 @@
 __all__ = ['ConsistencyCallback']
 
 # %% ../../nbs/50_semi.consistency.ipynb #e93c8d91
+from inspect import signature
 from fastai.basics import *
 from ..checks import *
 from ..core import *
@@ -41,8 +42,9 @@ class ConsistencyCallback(SSLCallback):
         teacher_decay:float=None, # Decay of an averaged teacher that gives the targets, or 'auto': a tenth of the run is averaged; None: the model gives them
         align=None, # `DistributionAlignment` of the targets
         adjust=None, # `LogitAdjustment` of both sides
-        preset:str=None # 'paper': the published settings, for runs of 10,000 steps and more
+        preset:str=None # 'paper': the published settings, for runs of 10,000 steps and more; other arguments that you give are kept
     ):
+        given = dict(threshold=threshold, weight=weight)
         _check_object(threshold, 'threshold', 'SelfAdaptiveThreshold')
         _check_object(align, 'align', DistributionAlignment.__name__)
         _check_object(adjust, 'adjust', LogitAdjustment.__name__)
@@ -57,12 +59,18 @@ class ConsistencyCallback(SSLCallback):
         check_one_of(preset, (None,'paper'), 'preset')
         if teacher_decay!='auto': check_decay(teacher_decay, 'teacher_decay')
         store_attr()
-        if preset=='paper': self._as_published()
-    def _as_published(self):
+        if preset=='paper': self._as_published(given)
+    def _as_published(self, given):
+        "Take the published settings, except for what is `given` and no default"
         self.forward = 'joint'
-        for name,value in self.paper.items(): setattr(self, name, value)
+        for name,value in self.paper.items():
+            if self._is_default(name, given.get(name, getattr(self, name, None))): setattr(self, name, value)
         for part in self.parts:
             if part.decay is None: part.decay = .999
+    def _is_default(self, name, value):
+        "Is `value` what the argument `name` is if it is not given?"
+        argument = signature(type(self).__init__).parameters.get(name)
+        return argument is not None and argument.default==value
 
     @property
     def trusts_pool(self)->bool: return self.preset is None and not isinstance(self.threshold, (int,float))     # what you set is done

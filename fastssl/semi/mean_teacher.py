@@ -49,6 +49,7 @@ class MeanTeacherCallback(ConsistencyCallback):
     ):
         self.student_view = check_one_of(student_view, ('auto','weak','strong'), 'student_view')
         super().__init__(weight=weight, distance=distance, teacher_decay=teacher_decay, **kwargs)
+    def _as_published(self, given): super()._as_published({**given, 'student_view':self.asked_view})
     @property
     def student_view(self):
         if self.asked_view!='auto': return self.asked_view
