@@ -432,7 +432,8 @@ faults = {
     Fault('all_rows(conf)])[-self.n_last:]', 'all_rows(conf)])[:self.n_last]', 'the oldest predictions stay in memory'),
 ],
 'semi.consistency': [
-    Fault('for name,value in self.paper.items(): setattr(self, name, value)', '', "'paper' keeps our defaults"),
+    Fault('if self._is_default(name, given.get(name, getattr(self, name, None))): setattr(self, name, value)', 'pass', "'paper' keeps our defaults"),
+    Fault('return argument is not None and argument.default==value', 'return True', "'paper' replaces what was given"),
     Fault('if part.decay is None: part.decay = .999', 'pass', "'paper' keeps our decay"),
     Fault('return L(self.student_view) if self.has_teacher else L(self.target_view, self.student_view).unique()',
           'return L(self.target_view, self.student_view).unique()', "a teacher's view goes through the student too"),
