@@ -75,7 +75,7 @@ def ssl_learner(
     "A `Learner` for semi-supervised training"
     check_one_of(init_head, ('probe',None), 'init_head')
     check_count(lora, 'lora')
-    cbs = L(c() if isinstance(c, type) else c for c in L(cbs))
+    cbs = _as_callbacks(cbs)
     if sup_strong: cbs.append(SupStrongCallback(sup_strong))
     if ema: cbs.append(ema if isinstance(ema, Callback) else EMACallback(None if ema is True else ema))
     if (forward,gate)!=('auto',None): cbs = L(SSLStep(forward, ifnone(gate, .75)))+cbs
@@ -101,6 +101,13 @@ def ssl_learner(
         if init_head: _start_at_probe(learn, n_out)
         if self_distill and 'probe' in vars(learn) and learn.probe.beats_chance: _add_self_distillation(learn, self_distill, gate)
     return learn
+
+def _as_callbacks(cbs):
+    "A list of callbacks, of which classes are made"
+    cbs = L(c() if isinstance(c, type) else c for c in L(cbs))
+    for c in cbs:
+        if not isinstance(c, Callback): raise TypeError(f'cbs: {c!r} is no callback; give callbacks such as FixMatchCallback()')
+    return cbs
 
 class _Network(NamedTuple):
     model:nn.Module

@@ -256,6 +256,8 @@ faults = {
     Fault("target, 'ce')", "target, 'mse')", 'another distance'),
 ],
 'training.callback': [
+    Fault('self.learn.remove_cbs(self.replaced)', 'pass', "yours is added beside a method's"),
+    Fault('if len(self.learn._grab_cbs(type(self)))>1: raise', 'if False: raise', 'two are accepted'),
     Fault('if value is None and self.learn is not None: self.detached()', '', 'leaving is not noticed'),
     Fault('if value is None and self.learn is not None: self.detached()', 'if value is None: self.detached()',
           'one that never joined leaves'),
@@ -341,6 +343,8 @@ faults = {
     Fault('raw = None if self.raw is None else [t.clone() for t in self.raw]', 'raw = None', 'raw weights are not in the state'),
 ],
 'training.method': [
+    Fault('if isinstance(cb, Companion) and not cb.auto and self._grab_cbs(SSLCallback): self.add_cbs(cb.replaced)', 'pass', 'yours leaves the methods without a step'),
+    Fault('if isinstance(cb, Companion) and not cb.auto and', 'if isinstance(cb, Companion) and', 'one that was removed for good comes back'),
     Fault('return averaging_decay(b.n_steps) if self.decay is None else self.decay', 'return averaging_decay(b.n_steps)',
           "a part's own decay is ignored"),
     Fault("return {**super().__getstate__(), '_buffers':{}, '_modules':{}, 'set_up_for':None}", 'return super().__getstate__()',
@@ -365,7 +369,8 @@ faults = {
     Fault('if pair and not isinstance(net, TwoNetworks):', 'if False:', 'two networks in one'),
 ],
 'training.step': [
-    Fault('self.learn.remove_cbs([c for c in self.learn._grab_cbs(SSLStep) if c.auto])', 'pass', 'two steps'),
+    Fault('super().attached()', 'pass', 'two steps'),
+    Fault('for cb in self.learn._grab_cbs(Companion): cb.check_single()', 'pass', 'two of yours are accepted'),
     Fault('if agreement is None or agreement>=self.gate: return L()', 'return L()', 'the gate is always open'),
     Fault('if agreement is None or agreement>=self.gate: return L()', 'if agreement is None or agreement>self.gate: return L()',
           '> for >='),
@@ -373,7 +378,6 @@ faults = {
           'the gate shuts methods that do not trust the pool'),
     Fault('self.restore()                                      # after an interrupted lr_find', '',
           'an interrupted lr_find leaves its traces'),
-    Fault('if len(self.learn._grab_cbs(SSLStep))>1: raise', 'if False: raise', 'two steps are accepted'),
     Fault("return 'separate' if norms_train and not one_row else 'joint'", "return 'joint'",
           'the pool moves the statistics'),
     Fault("return 'separate' if norms_train and not one_row else 'joint'",

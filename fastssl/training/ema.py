@@ -54,6 +54,7 @@ class EMACallback(AttachedCallback):
     def net(self)->nn.Module: return unwrap(self.model)     # a wrapper for several devices is made anew in each fit
     def before_train(self):
         if self.aside: return
+        self.check_single()
         self.raw_in()
         if self.teacher is None or self.teacher.student is not self.net: self.teacher = self._new_teacher(self.net)
         n_steps = self.n_epoch*len(self.dl)

@@ -115,7 +115,7 @@ class KeepRun(AttachedCallback):
         return (info['epoch']+1,None) if info['step'] is None else (info['epoch'],info['step'])
     def _open(self):
         "What `run.json` of this fit says, after a check that it is the same run"
-        if len(self.learn._grab_cbs(KeepRun))>1: raise ValueError('there are two KeepRun: remove one of them')
+        self.check_single()
         self.rows,self.start = [],None
         self.kept_fit = KeptFit(self.path/f'fit_{self.n_fits[self._key]}')
         self.facts = run_facts(self.learn, KeepRun)

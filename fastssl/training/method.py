@@ -16,7 +16,7 @@ from ..schedules import averaging_decay
 from ..static import step_number
 from .batch import SSLBatch
 from .distributed import all_mean, unwrap
-from .callback import AttachedCallback
+from .callback import AttachedCallback, Companion
 from .ema_teacher import EMATeacher
 
 # %% ../../nbs/31_training.method.ipynb #a08a6283
@@ -195,3 +195,11 @@ class SSLCallback(AttachedCallback):
         cls.recordable = vars(cls).get('recordable', False)         # each class says it for itself
         w = vars(cls).get('weight')
         if isinstance(w, FunctionType) and len(signature(w).parameters)==1: cls.weight = staticmethod(w)   # a function of progress, not a method
+
+_fastai_remove_cb = Learner.remove_cb
+@patch
+def remove_cb(self:Learner, cb):
+    "Remove `cb`. If it is a `Companion` that stood in for one of the methods', that one is back"
+    _fastai_remove_cb(self, cb)
+    if isinstance(cb, Companion) and not cb.auto and self._grab_cbs(SSLCallback): self.add_cbs(cb.replaced)
+    return self

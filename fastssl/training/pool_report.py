@@ -10,7 +10,7 @@ import time
 from fastai.basics import *
 from ..core import class_share, most_probable, top_class
 from ..static import is_static, step_result
-from .callback import AttachedCallback, in_fit
+from .callback import Companion, in_fit
 
 # %% ../../nbs/31_training.pool_report.ipynb #fdc9387c
 def effective_number(
@@ -22,7 +22,7 @@ def effective_number(
 
 def percent(share): return f'{100*share:.1f} %'
 
-class PoolReport(AttachedCallback):
+class PoolReport(Companion):
     "Print one line at the end of a fit for each thing that kept the pool from helping"
     order,run_valid = 59,False                      # after the methods, the optimizer's callbacks and Recorder
     _stateattrs = ('predicted','labeled','agreed','surest')

@@ -7,10 +7,10 @@ __all__ = ['SSLRecorder']
 
 # %% ../../nbs/31_training.recorder.ipynb #43b891e5
 from fastai.basics import *
-from .callback import AttachedCallback, in_fit
+from .callback import Companion, in_fit
 
 # %% ../../nbs/31_training.recorder.ipynb #74211685
-class SSLRecorder(AttachedCallback):
+class SSLRecorder(Companion):
     "Add columns to fastai's table: the epoch's mean of each method's loss and of the names in its `logs`"
     order = Recorder.order+1        # after Recorder makes its row, before `CSVLogger`, `SaveModelCallback` and the table read it
     remove_on_fetch = True

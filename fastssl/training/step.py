@@ -16,7 +16,7 @@ from ..data.views import ViewMaker
 from ..static import step_result
 from .autocast import AutocastGuard
 from .batch import *
-from .callback import AttachedCallback, in_fit
+from .callback import Companion, in_fit
 from .compatible import check_learner, check_methods
 from .distributed import *
 from .distributed_trainer import *
@@ -39,7 +39,7 @@ def _check_number(loss, what):
 def _sum_of(losses): return sum(losses[1:], losses[0]) if losses else 0.
 def _on_side(rows, side): return [row for row in rows if row[0]==side]
 
-class SSLStep(AttachedCallback):
+class SSLStep(Companion):
     "The training step: draw a batch, make its views, one forward pass, split the outputs, sum the losses"
     order,run_valid = SSLCallback.order-1,False
     _stateattrs = ('epoch_dl','view_maker','pending','saved','ms','with_loss','extra_params','extra_opt_state','guard')
@@ -83,7 +83,7 @@ class SSLStep(AttachedCallback):
 
     # ------ joining and leaving a learner
     def attached(self):
-        self.learn.remove_cbs([c for c in self.learn._grab_cbs(SSLStep) if c.auto])      # yours replaces one that a method added
+        super().attached()
         self._unwrap_compiled()
     def _unwrap_compiled(self):
         net = compiled_in_place(self.learn.model)
@@ -125,7 +125,7 @@ class SSLStep(AttachedCallback):
         if not self.learn._grab_cbs(SyncGradients): self.learn.add_cb(SyncGradients())
     def _check(self):
         check_methods(self.ms, self.dls, self.outputs)
-        if len(self.learn._grab_cbs(SSLStep))>1: raise ValueError('there are two SSLStep: remove one of them')
+        for cb in self.learn._grab_cbs(Companion): cb.check_single()
         check_learner(self.ms, self.learn, self.mode)
         y = first_target(self.dls)
         if y is not None: self._check_targets(y)

@@ -11,7 +11,7 @@ from fastai.basics import *
 from ..checks import check_count
 from ..core import all_true
 from ..static import is_static, step_result
-from .callback import AttachedCallback, has_state, in_fit
+from .callback import Companion, has_state, in_fit
 from .distributed import all_mean, unwrap
 
 # %% ../../nbs/31_training.stop_on_nan.ipynb #9dbce643
@@ -32,7 +32,7 @@ class _BadStep(NamedTuple):
     values:dict     # name of each loss that is not finite → its value
     sources:list    # what the step was given that is not finite: inputs, targets, outputs of teachers
 
-class StopOnNaN(AttachedCallback):
+class StopOnNaN(Companion):
     "Stop a fit whose loss became NaN or infinite, with an error that names step and loss, and restore the last good epoch"
     order,run_valid = math.inf,False
     _stateattrs = 'last_good','bad'
