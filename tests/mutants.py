@@ -343,7 +343,7 @@ faults = {
     Fault('raw = None if self.raw is None else [t.clone() for t in self.raw]', 'raw = None', 'raw weights are not in the state'),
 ],
 'training.method': [
-    Fault('if isinstance(cb, Companion) and not cb.auto and self._grab_cbs(SSLCallback): self.add_cbs(cb.replaced)', 'pass', 'yours leaves the methods without a step'),
+    Fault('self.add_cbs(replaced)', 'pass', 'yours leaves the methods without a step'),
     Fault('if isinstance(cb, Companion) and not cb.auto and', 'if isinstance(cb, Companion) and', 'one that was removed for good comes back'),
     Fault('return averaging_decay(b.n_steps) if self.decay is None else self.decay', 'return averaging_decay(b.n_steps)',
           "a part's own decay is ignored"),

@@ -201,5 +201,7 @@ _fastai_remove_cb = Learner.remove_cb
 def remove_cb(self:Learner, cb):
     "Remove `cb`. If it is a `Companion` that stood in for one of the methods', that one is back"
     _fastai_remove_cb(self, cb)
-    if isinstance(cb, Companion) and not cb.auto and self._grab_cbs(SSLCallback): self.add_cbs(cb.replaced)
+    if isinstance(cb, Companion) and not cb.auto and self._grab_cbs(SSLCallback):
+        replaced,cb.replaced = cb.replaced,()
+        self.add_cbs(replaced)
     return self
