@@ -38,7 +38,8 @@ class PoolReport(Companion):
     def before_fit(self):
         self._announce_lr_find()
         self.on = in_fit(self.learn) and not hasattr(self.learn, 'lr_finder') and hasattr(self.learn, 'ssl_step') and not rank_distrib()
-        self.messages,self.n_seen = [],0
+        if in_fit(self.learn): self.messages = []                # those of a fit last until the next
+        self.n_seen = 0
         self.predicted = self.labeled = self.agreed = self.surest = None
         pool = self.dls.pool
         total = self.n_epoch*len(pool) if pool else self.few_steps
