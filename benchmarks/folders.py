@@ -1,4 +1,4 @@
-"""Folders of images that no default was chosen on: what does a user get by default, compared with what labels alone can do?
+"""Tasks that no default was chosen on, as folders of images: what does a user get by default, compared with what labels alone can do?
 
 `python benchmarks/folders.py FOLDER --labels 4 --splits 0,1` takes a folder with one folder of images per class, keeps `labels` items per class, up to 2,000 others for the pool and a fifth, at most 600, for
 validation, trains each row, and appends a line per run to `benchmarks/folders.csv`. `--net lite0` is `tf_efficientnet_lite0` with ImageNet weights at 64 px as in `photos.py`, 36 steps at 1e-3;
