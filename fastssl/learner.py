@@ -78,7 +78,7 @@ def ssl_learner(
     cbs = _as_callbacks(cbs)
     if sup_strong: cbs.append(SupStrongCallback(sup_strong))
     if ema: cbs.append(ema if isinstance(ema, Callback) else EMACallback(None if ema is True else ema))
-    if (forward,gate)!=('auto',None): cbs = L(SSLStep(forward, ifnone(gate, .75)))+cbs
+    if (forward,gate)!=('auto',None): cbs = L(SSLStep(forward, gate))+cbs
     methods = cbs.filter(risinstance(SSLCallback))
     n_out = ifnone(n_out, get_c(dls))
     if not n_out: raise ValueError('the data do not tell the number of classes: pass n_out')

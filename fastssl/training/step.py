@@ -52,12 +52,12 @@ class SSLStep(Companion):
     distributed = False     # does the learner train in several processes?
     def __init__(self,
         forward:str='auto', # How the rows go through the model: 'joint', 'separate' or 'no_grad'; 'auto' takes 'separate' if batch norms train, else 'joint'
-        gate:float=.75, # Least `agreement` of `learn.probe` with label propagation for methods to trust predictions for the pool; 0: always
+        gate:float=None, # Least `agreement` of `learn.probe` with label propagation for methods to trust predictions for the pool; 0: always; None: that of the step whose place it takes, else .75
         auto:bool=False # Added by a method, and removed with the last one?
     ):
         check_one_of(forward, ('auto','joint','no_grad','separate'), 'forward')
-        check_share(gate, 'gate', zero=True)
-        store_attr()
+        store_attr('forward,auto')
+        self.asked_gate,self.gate = gate,check_share(ifnone(gate, .75), 'gate', zero=True)
         self.history,self.pending = {},{}
 
     @property
@@ -84,6 +84,7 @@ class SSLStep(Companion):
     # ------ joining and leaving a learner
     def attached(self):
         super().attached()
+        if self.asked_gate is None and self.replaced: self.gate = self.replaced[0].gate
         self._unwrap_compiled()
     def _unwrap_compiled(self):
         net = compiled_in_place(self.learn.model)
