@@ -24,6 +24,7 @@ def data(path, labels, split, steps, n_pool=9000, n_test=2000):
                                       batch_tfms=[RandomCropFlip(), Normalize.from_stats(*cifar_stats)])
 
 def run(path, labels, row, split, steps, lr):
+    set_seed(split)                                  # of the loaders' order
     dls = data(path, labels, split, steps)
     set_seed(split, reproducible=True)
     learn = ssl_learner(dls, small_resnet(10), metrics=accuracy, cbs=rows[row]())

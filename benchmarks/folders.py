@@ -30,6 +30,7 @@ def data(folder, labels, split, net):
 
 def run(folder, labels, split, name, row):
     net = nets[name]
+    set_seed(split)                                  # of the loaders' order
     dls = data(folder, labels, split, net)
     set_seed(split, reproducible=True)
     learn = ssl_learner(dls, net.make(len(dls.vocab)), metrics=accuracy, cbs=rows[row]())
@@ -38,7 +39,7 @@ def run(folder, labels, split, name, row):
     h = learn.recorder.ssl
     def late(name):
         values = h.get(name, [])
-        return round(float(np.nanmean(values[-len(values)//5:])), 3) if values else ''
+        return round(float(np.nanmean(values[-max(1, len(values)//5):])), 3) if values else ''
     says = [m.split(':')[0] for m in learn.pool_report.messages] if hasattr(learn, 'pool_report') else []
     append(file, set=folder.name, classes=len(dls.vocab), labels=labels, split=split, net=name, steps=net.steps, row=row, accuracy=round(100*learn.validate()[1], 1), probe=round(100*probe.valid_accuracy, 1) if probe else '',
            expected=round(100*probe.expected_accuracy, 1) if probe else '', kept=late('kept'), right=late('pseudo_acc'), n_valid=len(dls.valid_ds), says=' + '.join(says), device=default_device().type)

@@ -32,6 +32,7 @@ def run(name, x, y, files, labels, split, size):
     lab,pool = rest[lab],rest[pool][:1500]
     f = ProbeFeatures(x[lab], y[lab], x[pool], list(range(len(pool))), x[valid,0], y[valid])
     items = [files[i] for i in [*lab, *valid]]
+    set_seed(split)                                  # of the loaders' order
     dls = block(IndexSplitter(range(len(lab), len(items))), size).dataloaders(items, bs=16, num_workers=0)
     dls.add_unlabeled([files[i] for i in pool], n_steps=6, seed=split)
     set_seed(split, reproducible=True)

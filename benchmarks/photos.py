@@ -36,6 +36,7 @@ def data(root, name, labels, split, size, n_steps):
     return dls.add_unlabeled(pool, labels=[parent_label(f) for f in pool], n_steps=n_steps, in_memory=True, seed=split)
 
 def run(root, name, labels, split, row, size, steps, lr):
+    set_seed(split)                                  # of the loaders' order
     dls = data(root, name, labels, split, size, steps//6)
     set_seed(split, reproducible=True)
     learn = ssl_learner(dls, body(len(dls.vocab)), metrics=accuracy, cbs=rows[row]())
@@ -47,6 +48,7 @@ def run(root, name, labels, split, row, size, steps, lr):
            expected=round(100*probe.expected_accuracy, 1), kept=round(sum(late)/len(late), 3) if late else '', n_valid=probe.n_valid, device=default_device().type)
 
 def frozen(root, name, labels, split, size):
+    set_seed(split)                                  # of the loaders' order
     dls = data(root, name, labels, split, size, 6)
     set_seed(split, reproducible=True)
     learn = ssl_learner(dls, body(len(dls.vocab)), metrics=accuracy, cbs=SSLStep(), init_head=None)

@@ -46,7 +46,7 @@ def as_items(
     items, # Unlabeled items: a list, a folder, a generator, a set, a stream …
     train_ds # The training set
 ): # A list, or the kind of table that the training set has
-    "`items` as the training set needs them; raises `TypeError` or `ValueError` for what cannot be such items"
+    "`items` as the training set needs them; raises `TypeError` or `ValueError` if they cannot be such items"
     own = getattr(train_ds, 'items', ())
     needed = f'the training items are {_kind_of(own)}: give a list of unlabeled items of that kind'
     if is_stream_source(items) or isinstance(items, TarFiles): items = Stream(items)

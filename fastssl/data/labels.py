@@ -88,7 +88,7 @@ class LabelCoder:
 
 def as_bools(
     values, # Cells of a column
-    name # Of the column, for the message
+    name # Name of the column, for the message
 )->np.ndarray:
     "True and False, 1 and 0, yes and no; a missing value is False. Raises `ValueError` for anything else"
     words = {**dict.fromkeys(('true','t','yes','y','1'), True), **dict.fromkeys(('false','f','no','n','0'), False)}

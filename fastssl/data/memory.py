@@ -82,7 +82,7 @@ def free_memory(
     known = [o for o in (kb and 1024*kb, _limit_of_group()) if o is not None]
     return min(known) if known else None
 
-memory_share = .25          # of the free memory, which `in_memory='auto'` may fill
+memory_share = .25          # share of the free memory that `in_memory='auto'` may fill
 def fits_in_memory(
     dl:DataLoader, # The loader of the training set
     ds # Another dataset to read with it

@@ -18,7 +18,7 @@ def hardest_pairs(
     features:Tensor, # Features `(N, F)`
     labels:Tensor # Identities `(N,)`, any integers
 )->tuple: # Index of the hardest positive and of the hardest negative, and whether a negative exists, each `(N,)`
-    "For each sample, the farthest of its own identity and the nearest of another"
+    "For each sample, the farthest of the same identity and the nearest of another"
     f = features-features.mean(0)
     sq = f.square().sum(1)
     d = torch.addmm(sq[:,None]+sq, f, f.T, alpha=-2).fill_diagonal_(0)

@@ -42,7 +42,7 @@ class ConsistencyCallback(SSLCallback):
         teacher_decay:float=None, # Decay of an averaged teacher that gives the targets, or 'auto': a tenth of the run is averaged; None: the model gives them
         align=None, # `DistributionAlignment` of the targets
         adjust=None, # `LogitAdjustment` of both sides
-        preset:str=None # 'paper': the published settings, for runs of 10,000 steps and more; other arguments that you give are kept
+        preset:str=None # 'paper': the published settings, for runs of 10,000 steps and more; arguments that you give are kept, unless they equal the default
     ):
         given = dict(threshold=threshold, weight=weight)
         _check_object(threshold, 'threshold', 'SelfAdaptiveThreshold')

@@ -49,7 +49,7 @@ def JointDL(
     return cls(dl, rank=rank_distrib(), world_size=all_ranks(), device=getattr(dl, 'device', None))
 
 def _join_on_cpu(trainer):
-    "accelerate connects processes on a CPU only if it is told that they run on one"
+    "accelerate connects processes on a CPU only where it is set to use the CPU"
     if num_distrib()<=1 or trainer.accelerator.num_processes>1: return
     from accelerate import Accelerator
     type(trainer.accelerator.state)._reset_state(True)
