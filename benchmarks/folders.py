@@ -16,8 +16,8 @@ file = Path(__file__).with_suffix('.csv')
 Net = namedtuple('Net', 'make size steps epochs lr tfms')
 nets = dict(lite0=Net(body, 64, 36, 6, 1e-3, lambda: RandomCropFlip(pad=.125)), small=Net(small_resnet, 32, 500, 10, 1e-2, aug_transforms))
 
-def data(folder, labels, split, net):
-    files = sorted(get_image_files(folder))
+def data(folder, labels, split, net, classes=()):
+    files = sorted(get_image_files(folder, folders=classes))
     files = [files[i] for i in np.random.default_rng(split).permutation(len(files))]
     n_valid = min(600, len(files)//5)
     valid,rest = files[:n_valid],files[n_valid:]
@@ -28,10 +28,10 @@ def data(folder, labels, split, net):
     dls = block.dataloaders(lab+valid, bs=16, val_bs=200, num_workers=0)
     return dls.add_unlabeled(pool, labels=[parent_label(f) for f in pool], n_steps=net.steps//net.epochs, in_memory=True, seed=split)
 
-def run(folder, labels, split, name, row):
+def run(folder, labels, split, name, row, classes=()):
     net = nets[name]
     set_seed(split)                                  # of the loaders' order
-    dls = data(folder, labels, split, net)
+    dls = data(folder, labels, split, net, classes)
     set_seed(split, reproducible=True)
     learn = ssl_learner(dls, net.make(len(dls.vocab)), metrics=accuracy, cbs=rows[row]())
     probe = vars(learn).get('probe')
@@ -41,12 +41,13 @@ def run(folder, labels, split, name, row):
         values = h.get(name, [])
         return round(float(np.nanmean(values[-max(1, len(values)//5):])), 3) if values else ''
     says = [m.split(':')[0] for m in learn.pool_report.messages] if hasattr(learn, 'pool_report') else []
-    append(file, set=folder.name, classes=len(dls.vocab), labels=labels, split=split, net=name, steps=net.steps, row=row, accuracy=round(100*learn.validate()[1], 1), probe=round(100*probe.valid_accuracy, 1) if probe else '',
+    append(file, set='_'.join([folder.name, *classes]), classes=len(dls.vocab), labels=labels, split=split, net=name, steps=net.steps, row=row, accuracy=round(100*learn.validate()[1], 1), probe=round(100*probe.valid_accuracy, 1) if probe else '',
            expected=round(100*probe.expected_accuracy, 1) if probe else '', kept=late('kept'), right=late('pseudo_acc'), n_valid=len(dls.valid_ds), says=' + '.join(says), device=default_device().type)
 
 if __name__=='__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('folder', nargs='?', type=Path)
+    p.add_argument('--classes', default='', help='use these folders alone')
     p.add_argument('--net', default='lite0', choices=list(nets))
     p.add_argument('--labels', default='4')
     p.add_argument('--splits', default='0,1')
@@ -58,4 +59,4 @@ if __name__=='__main__':
     else:
         for labels in each(a.labels):
             for split in each(a.splits):
-                for row in each(a.rows, str): run(a.folder, labels, split, a.net, row)
+                for row in each(a.rows, str): run(a.folder, labels, split, a.net, row, each(a.classes, str) if a.classes else ())

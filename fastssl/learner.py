@@ -11,6 +11,7 @@ from fastai.vision.all import *
 from fastai.vision.learner import _add_norm
 from .checks import check_count, check_one_of
 from .data.items import is_table
+from .data.loaders import raw_batch
 from .models.lora import add_lora
 from .models.multihead import MultiHead, TwoNetworks, create_backbone, split_classifier
 from .models.probe import LinearProbe
@@ -30,7 +31,7 @@ def n_channels(
     dls:DataLoaders # Of images
 )->int:
     "Channels of the training images"
-    x = dls.train.do_batch([dls.train.do_item(0)])[0] if not is_table(dls.train.dataset) else None
+    x = raw_batch(dls.train, [0])[0] if not is_table(dls.train.dataset) else None
     if not isinstance(x, Tensor) or x.ndim!=4: raise TypeError('the inputs are no images: give a whole network, whose last linear layer is the head')
     return x.shape[1]
 
@@ -167,7 +168,7 @@ def keep_probe(
 def _start_at_probe(learn, n_out):
     "Start the linear head at a probe of the frozen body, if there is one and the labels are classes; keep the probe as `learn.probe`"
     net = learn.model
-    head,y = last_linear(net, n_out),learn.dls.train.do_batch([learn.dls.train.do_item(0)])[-1]
+    head,y = last_linear(net, n_out),raw_batch(learn.dls.train, [0])[-1]
     fresh_neck = isinstance(net, MultiHead) and any(True for _ in net.neck.parameters())
     classes = isinstance(y, Tensor) and y.numel()==1 and not y.is_floating_point()
     if head is None or head.bias is None or fresh_neck or not classes: return

@@ -1,5 +1,5 @@
 "N processes with batches of `bs` rows equal one process with batches of N·`bs`: two gloo processes on the CPU, forked after the imports"
-import io, pytest
+import io, pytest, subprocess, sys
 from contextlib import redirect_stdout
 from contextlib import nullcontext
 from helpers import *
@@ -46,7 +46,7 @@ class Gradients(Callback):
     def before_batch(self):
         mean = self.learn.recorder.smooth_loss
         mean.val = mean.val.to(torch.get_default_dtype())       # fastai starts from a float32 zero
-    def before_step(self): self.gs.append(torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten().clone() for group in self.opt.param_lists for p in group]))
+    def before_step(self): self.gs.append(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for group in self.opt.param_lists for p in group]).cpu())
 
 def together(learn): return learn.distrib_ctx() if num_distrib()>1 else nullcontext()
 PATH = Path(tempfile.mkdtemp())
@@ -62,13 +62,13 @@ def maps_learner(cbs):
     return Learner(dls, net, loss_func=KeypointLoss(sigma=1.), cbs=cbs, lr=1e-2, path=PATH)
 def numbers_net(): return nn.Sequential(nn.Conv2d(1,8,3,padding=1), nn.ReLU())
 
-def trained(make):
+def trained(make, prepare=deterministic):
     def run():
         cb = Gradients()
         learn = make(cb)
-        deterministic(learn.model)
+        prepare(learn.model)
         with together(learn): fit(learn, 2)
-        return SimpleNamespace(gs=cb.gs, logs=dict(learn.recorder.ssl), weights=weights(learn.model), row=list(learn.recorder.values[-1]))
+        return SimpleNamespace(gs=cb.gs, logs=dict(learn.recorder.ssl), weights=weights(learn.model).cpu(), row=list(learn.recorder.values[-1]))
     return run
 def in_float64(make):
     "`make` in a process whose numbers are all float64"
@@ -320,3 +320,10 @@ def test_distilled_with_soft_targets_that_compare_rows():
         return learn
     (one,) = in_processes(trained(make), 1)
     for other in in_processes(trained(make)): equal(one, other)
+
+@pytest.mark.gpu
+def test_connected_by_nccl():
+    "Two processes on one GPU, which NCCL takes for two machines; in a new process, because this one may have used the GPU"
+    names = 'fixmatch','freematch','mcd','distill','fixmatch, batch norms'
+    run = subprocess.run([sys.executable, Path(__file__).with_name('nccl_runs.py'), *names], capture_output=True, text=True)
+    assert run.returncode==0, run.stdout

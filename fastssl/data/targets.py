@@ -8,6 +8,7 @@ __all__ = ['one_class_per_row', 'several_labels_per_row', 'check_one_class', 'fi
 # %% ../../nbs/22_data.targets.ipynb #ade0b7f0
 from fastai.vision.all import *
 from .items import is_table
+from .loaders import raw_batch
 from .memory import rows_in_memory
 
 # %% ../../nbs/22_data.targets.ipynb #22660ca8
@@ -43,7 +44,7 @@ def first_target(
     dl = dls.train
     try:
         if is_table(dl.dataset): return rows_in_memory(dl)[-1][:1]
-        with no_random(reproducible=False): b = dl.do_batch([dl.do_item(0)])
+        with no_random(reproducible=False): b = raw_batch(dl, [0])
     except Exception: return None                       # whatever reads the items will say what is wrong with them
     targets = tuplify(b)[getattr(dl, 'n_inp', 1):]
     return detuplify(targets) if len(targets) else None

@@ -14,6 +14,7 @@ from .features import feature_losses
 from .losses import check_teacher_loss
 from .ensemble import match_classes, mean_logits
 from .logits import check_are_logits
+from ..data.loaders import raw_batch
 from ..data.targets import several_labels_per_row
 from ..losses.distill import BinaryKDLoss, TeacherLoss, teacher_loss
 from ..training.batch import SSLBatch, compiled_in_place, hook_modules
@@ -141,8 +142,7 @@ class DistillCallback(SSLCallback):
         "One projector per pair of modules, for the shapes that two training items give"
         dl,net = self.dls.train,unwrap(self.learn.model)
         with torch.no_grad(), no_random(reproducible=False):
-            batch = to_device(dl.after_batch(dl.do_batch([dl.do_item(0)]*2)), self.dls.device)
-            xb = batch[:getattr(dl, 'n_inp', 1)]
+            xb = dl.after_batch(raw_batch(dl, [0,0]))[:getattr(dl, 'n_inp', 1)]
             with hook_modules(net, self.hooked_outputs) as hooks, in_mode(self.learn.model): net(*xb)
             _,*teacher_features = self.nets[0](*xb)
         pairs = [(plain_float32(h.stored), plain_float32(g)) for h,g in zip(hooks, teacher_features)]

@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/41_report.show_domains.ipynb #dm000003
 from fastai.vision.all import *
 from ..data.classes import class_vocab
-from ..data.loaders import required_pool
+from ..data.loaders import raw_batch, required_pool
 
 # %% ../../nbs/41_report.show_domains.ipynb #ed16ee55
 def _view(view_maker, name, raw):
@@ -18,7 +18,7 @@ def _view(view_maker, name, raw):
 
 def _source_batch(train, n):
     "`n` items at equal distances: labeled items may be sorted by class"
-    return train.do_batch([train.do_item(int(i)) for i in np.linspace(0, train.n-1, n)])
+    return raw_batch(train, np.linspace(0, train.n-1, n).astype(int).tolist())
 
 def _blocks_of_axes(n_blocks, n_row, n_col, figsize):
     "Empty axes: for each domain in each view a block of `n_row` rows"

@@ -110,11 +110,15 @@ def loss_off_learner(
     return cb.unsup_loss(SimpleNamespace(**{**attributes, **batch}))
 
 # %% ../../nbs/33_training.testing.ipynb #d1530002
-def _as_rank(f, r, n, port, folder):
+def _environment(r, n, port, gpu):
+    "Environment of process `r` of `n`: on the CPU, or as if each were on a machine of its own that has one GPU"
+    common = dict(WORLD_SIZE=n, RANK=r, MASTER_ADDR='127.0.0.1', MASTER_PORT=port, OMP_NUM_THREADS=1)
+    if gpu: return dict(common, LOCAL_WORLD_SIZE=1, LOCAL_RANK=0, NCCL_HOSTID=r, NCCL_SOCKET_IFNAME='lo')      # NCCL refuses two processes of one machine on one GPU
+    return dict(common, LOCAL_WORLD_SIZE=n, LOCAL_RANK=r, ACCELERATE_USE_CPU='true')
+
+def _as_rank(f, r, n, port, gpu, folder):
     "Call `f` as process `r` of `n`, and leave its result in `folder`"
-    if n>1: os.environ.update(
-        WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n), RANK=str(r), LOCAL_RANK=str(r), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port),
-        ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1')
+    if n>1: os.environ.update({k:str(v) for k,v in _environment(r, n, port, gpu).items()})
     torch.set_num_threads(1)
     try: res = pickle.dumps((True, f()))
     except BaseException: res = pickle.dumps((False, (time.time(), traceback.format_exc())))
@@ -151,16 +155,17 @@ def in_processes(
     f, # Function without arguments; its result must be picklable
     n:int=2, # Number of processes
     group:bool=False, # Call `f` in a process group, as a fit does?
+    gpu:bool=False, # Connect them by NCCL, on one GPU that all of them share? This process must not have used it
     timeout:float=60. # Seconds until all of them are killed
 )->list: # Result of each process
-    "Call `f` in `n` forked processes on the CPU, which can make a process group; raises `RuntimeError` with the traceback if one fails"
+    "Call `f` in `n` forked processes, which can make a process group; raises `RuntimeError` with the traceback if one fails"
     if group: f = partial(_in_group, f)
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        ranks = {_fork(_as_rank, f, r, n, port, folder):r for r in range(n)}
+        ranks = {_fork(_as_rank, f, r, n, port, gpu, folder):r for r in range(n)}
         res = _wait(ranks, folder, timeout)
     failed = sorted((*value, r) for r,(ok,value) in res.items() if not ok)
     if failed:
