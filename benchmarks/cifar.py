@@ -8,7 +8,7 @@ warnings.filterwarnings('ignore')
 from fastai.vision.all import *
 from fastssl.all import *
 from methods import archive, small_resnet
-from rows import append
+from rows import append, summary
 
 file = Path(__file__).with_suffix('.csv')
 names = 'fixmatch','flexmatch','freematch','softmatch','uda','meanteacher'
@@ -47,7 +47,7 @@ if __name__=='__main__':
     p.add_argument('--summary', action='store_true')
     a = p.parse_args()
     torch.set_num_threads(1)
-    if a.summary: print(pd.read_csv(file).groupby(['labels','steps','row']).accuracy.agg(['mean','std','count']).round(1).to_string())
+    if a.summary: summary(file, 'labels', ['steps'])
     else:
         for labels in map(int, a.labels.split(',')):
             for split in map(int, a.splits.split(',')):

@@ -10,7 +10,7 @@ from fastai.vision.all import *
 from fastssl.all import *
 from methods import small_resnet
 from photos import body, rows
-from rows import append, each
+from rows import append, each, summary
 
 file = Path(__file__).with_suffix('.csv')
 Net = namedtuple('Net', 'make size steps epochs lr tfms')
@@ -55,7 +55,7 @@ if __name__=='__main__':
     p.add_argument('--summary', action='store_true')
     a = p.parse_args()
     torch.set_num_threads(1)
-    if a.summary: print(pd.read_csv(file).groupby(['net','set','labels','steps','row']).accuracy.agg(['mean','std','count']).round(1).to_string())
+    if a.summary: summary(file, 'set', ['net','labels','steps','classes'])
     else:
         for labels in each(a.labels):
             for split in each(a.splits):

@@ -9,7 +9,7 @@ warnings.filterwarnings('ignore')
 import timm, torch
 from fastai.vision.all import *
 from fastssl.all import *
-from rows import append, each, photo_options
+from rows import append, each, photo_options, summary
 
 file = Path(__file__).with_suffix('.csv')
 folders = dict(photo='pacs/photo', art='pacs/art_painting', sketch='pacs/sketch', flowers='flowers')
@@ -57,11 +57,6 @@ def frozen(root, name, labels, split, size):
         append(file, set=name, labels=labels, split=split, row=row, size=size, steps=0, lr='', accuracy=round(100*acc, 1), probe='', expected=round(100*df['expected on the pool'][row], 1) if df['expected on the pool'].notna()[row] else '',
                kept='', n_valid=df.attrs['n_valid'], device=default_device().type)
 
-def summary():
-    df = pd.read_csv(file)
-    table = df.groupby(['set','labels','steps','row']).accuracy.agg(['mean','std','count']).round(1)
-    print(table.to_string())
-
 if __name__=='__main__':
     p = photo_options(__doc__)
     p.add_argument('--rows', default='frozen,supervised,both_views,fixmatch')
@@ -69,7 +64,7 @@ if __name__=='__main__':
     p.add_argument('--lr', type=float, default=1e-3)
     a = p.parse_args()
     torch.set_num_threads(1)
-    if a.summary: summary()
+    if a.summary: summary(file, 'set', ['steps','labels'])
     else:
         for name in each(a.sets, str):
             for n in each(a.labels):

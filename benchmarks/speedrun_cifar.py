@@ -2,11 +2,12 @@
 
 `python benchmarks/speedrun_cifar.py cifar10_train.npz` runs the category *CIFAR-10, 250 labels, 90 %* on splits 200 to 204 with two seeds each, 60 seconds a run, and appends each run to `speedrun.csv`. Rules and records are in
 `records.md`. `--split 100 --seconds 60 --curve` prints a curve of one run on a split for settings, and writes nothing. The archive holds the 50,000 training images only: each split holds out 5,000 of them as test images
-(`speedrun_cifar_splits.json`). `--smoke` runs all code on the CPU in seconds, `--set width=128 start_share=.5` changes settings, `--set w_pseudo=0 w_contrast=0 start=none` is labels alone.
+(`speedrun_cifar_splits.json`). `--smoke` runs all code on the CPU in seconds, `--set width=128 start_share=.5` changes settings, `--set w_pseudo=0` is labels alone.
 
-A run has two parts. In the first, the network learns features without labels: the strong view of an image shall be as near to the other images as the weak view is, by the average of the weights (Zheng et al. 2021, Denize et al. 2023).
-Labels are then spread over the graph of nearest neighbors of these features. In the second part they are targets of the strong views, the average network's predictions are averaged into them at each visit, and they count by their
-confidence (Chen et al. 2023). `--start none` is the second part alone, `--start joint` learns features and labels at once. The whole step is one CUDA graph: views, passes, losses, Muon, averages. The average of the weights is what is tested."""
+Pseudo-labels are targets of the strong views: the average network's predictions are averaged into them at each visit of a row, and they count by their confidence (Chen et al. 2023). That is all with `--start none`. With `--start ssl`, the
+network learns features without labels first: the strong view of an image shall be as near to the other images as the weak view is, by the average of the weights (Zheng et al. 2021, Denize et al. 2023); labels are spread over the graph of
+nearest neighbors of these features, and pseudo-labels start from there. `--start joint` has both losses from the first step on and spreads labels on the way. The whole step is one CUDA graph: views, passes, losses, Muon, averages.
+The average of the weights is what is tested."""
 import argparse, base64, csv, datetime, io, json, math, time, zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +18,8 @@ from torch import nn
 
 here = Path(__file__).parent
 settings = dict(
-    start='ssl',            # 'ssl': features first, 'none': pseudo-labels from the first step, 'joint': both from the first step
-    start_share=.4,         # part of the time for features
+    start='none',           # 'ssl': features first, 'none': pseudo-labels from the first step, 'joint': both from the first step
+    start_share=.4,         # part of the time for features, with start='ssl'
     start_batch=1024,       # unlabeled rows per step while features are learned
     batches=(640,1280),     # unlabeled rows per step of the second part, in equal parts of its time
     n_labeled=128,          # labeled rows per step
