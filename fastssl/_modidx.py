@@ -813,6 +813,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'fastssl/data/unlabeled.py'),
                                         'fastssl.data.unlabeled._check_loader': ( 'data.unlabeled.html#_check_loader',
                                                                                   'fastssl/data/unlabeled.py'),
+                                        'fastssl.data.unlabeled._getters': ('data.unlabeled.html#_getters', 'fastssl/data/unlabeled.py'),
                                         'fastssl.data.unlabeled._input_tensors': ( 'data.unlabeled.html#_input_tensors',
                                                                                    'fastssl/data/unlabeled.py'),
                                         'fastssl.data.unlabeled._is_kept_in_memory': ( 'data.unlabeled.html#_is_kept_in_memory',

@@ -45,9 +45,16 @@ def pool_dataset(
     return None,_input_tensors(items, n_inp)
 
 # %% ../../nbs/23_data.unlabeled.ipynb #ce1c4e85
+def _getters(train_ds, item):
+    "The transforms that turn a training item into what the unlabeled `item` is: none if that is a whole item"
+    tl = getattr(train_ds, 'tls', [train_ds])[0]
+    try: return tl.tfms.fs[:tl.infer_idx(item)]
+    except (AssertionError,AttributeError): return []           # an item of another kind, or no transforms
 def _with_labeled(items, train_ds):
-    "`items`, then the labeled training items"
-    return joined_tables(items, train_ds.items) if isinstance(items, pd.DataFrame) else [*items, *train_ds.items]
+    "`items`, then the labeled training items: whole, or their inputs, as `items` are"
+    if isinstance(items, pd.DataFrame): return joined_tables(items, train_ds.items)
+    getters = _getters(train_ds, items[0])
+    return [*items, *(compose_tfms(o, getters) for o in train_ds.items)]
 
 def _is_kept_in_memory(train, ds, in_memory):
     "Is `ds` decoded into memory? Prints a line if that depends on what is free"
