@@ -6,12 +6,13 @@
 __all__ = ['cache_features', 'FeatureView', 'ssl_head_learner']
 
 # %% ../nbs/75_head_learner.ipynb #hl000003
-import json, re, zipfile
+import json, zipfile
 from hashlib import blake2b
 import pandas as pd
 from fastai.vision.all import *
 from .checks import check_count
 from .files import write_atomic
+from .data.loaders import describe_transforms
 from .data.streams import Stream
 from .data.classes import class_vocab
 from .learner import keep_probe, ssl_learner
@@ -55,10 +56,6 @@ def _body_digest(model):
         if id(v) not in head: h.update(k.encode()+v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
-def _transforms(dls):
-    "The transforms as text, without the addresses of functions, which differ from process to process"
-    return re.sub(' at 0x[0-9a-f]+', '', f'{dls.train.after_item} {dls.train.after_batch}')
-
 class _Files:
     "Arrays by name in a folder that belongs to one set of features; without a path nothing is kept"
     def __init__(self, path, about):
@@ -98,7 +95,7 @@ def cache_features(
     dls = learn.dls
     check_probe_data(learn, 'cache_features')
     about = dict(format='fastssl.features', version=1, n_views=n_views, chunk=chunk, seed=seed, n_pool=dls.pool.n if dls.pool else 0,
-                 items=_items_digest(dls), body=_body_digest(learn.model), transforms=_transforms(dls))
+                 items=_items_digest(dls), body=_body_digest(learn.model), transforms=describe_transforms(dls.train.after_item, dls.train.after_batch))
     files = _Files(path, about)
     def small(x, y):
         if x.numel() and x.abs().max()<torch.finfo(torch.float16).max: x = x.half()
