@@ -9,6 +9,7 @@ __all__ = ['generators', 'set_generators', 'plain_attributes', 'module_extras', 
 # %% ../../nbs/33_training.run_state.ipynb #77617ef1
 import random
 from fastai.basics import *
+from ..core import state_beside
 from .distributed import unwrap
 from .callback import has_state
 from .plain_files import is_plain
@@ -193,16 +194,12 @@ def _optimizer_state(learn):
     return dict(own=[dict(table.get(p, {})) for p in own], extra=[dict(table.get(p) or left.get(p, {})) for p in extra],
                 groups=groups, attributes=attributes)
 
-def _beside(p, state):
-    "The state of a parameter, on its device; scalars may be on the CPU"
-    return {k:v.to(p.device) if isinstance(v, Tensor) and v.ndim else v for k,v in state.items()}
-
 def _set_optimizer_state(learn, state):
     own,extra = _own_and_extra(learn)
     step,table = vars(learn).get('ssl_step'),_optimizers(learn.opt)[-1].state
-    for p,o in zip(own, state['own']): table[p] = _beside(p, o)
+    for p,o in zip(own, state['own']): table[p] = state_beside(p, o)
     for p,o in zip(extra, state['extra']):
-        o = _beside(p, o)
+        o = state_beside(p, o)
         step.extra_opt_state = {**step.extra_opt_state, p:o}
         if any(p is q for q in step.extra_params): table[p] = o
     for group,o in zip(_opt_groups(learn.opt), state['groups']): group.update(o)

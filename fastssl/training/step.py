@@ -9,6 +9,7 @@ __all__ = ['SSLStep', 'SupStrongCallback']
 from contextlib import nullcontext
 from fastai.vision.all import *
 from ..checks import check_one_of, check_share
+from ..core import state_beside
 from ..data.epoch import EpochDL
 from ..data.normalize import fuse_normalize
 from ..data.targets import first_target
@@ -196,7 +197,7 @@ class SSLStep(Companion):
         state = getattr(opt, 'opt', opt).state              # PyTorch's, if it is wrapped
         left = {p:state.pop(p) for p in self.extra_params if p in state}
         self.extra_opt_state = {**self.extra_opt_state, **left}
-        for p in params: state[p] = self.extra_opt_state.get(p, {})
+        for p in params: state[p] = state_beside(p, self.extra_opt_state.get(p, {}))
         self.extra_params = list(params)
 
     # ------ in each step
