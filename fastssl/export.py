@@ -65,6 +65,7 @@ def _plain_transforms(fs):
         elif not _is_fastssl(f): res.append(f)
         elif f.split_idx!=0:
             raise ValueError(f'export_plain: {type(f).__name__} takes part in prediction and needs fastssl: use learn.export()')
+    res = [copy(f) if hasattr(f, 'parameters') else f for f in res]        # `dls.cpu()` moves them, and the learner goes on with its own
     return Pipeline(res, split_idx=fs.split_idx)
 
 def _plain_dls(dls):

@@ -6,12 +6,13 @@
 __all__ = ['cache_features', 'FeatureView', 'ssl_head_learner']
 
 # %% ../nbs/75_head_learner.ipynb #hl000003
-import json, re, zipfile
+import json, zipfile
 from hashlib import blake2b
 import pandas as pd
 from fastai.vision.all import *
 from .checks import check_count
 from .files import write_atomic
+from .data.loaders import describe_transforms
 from .data.streams import Stream
 from .data.classes import class_vocab
 from .learner import keep_probe, ssl_learner
@@ -33,11 +34,15 @@ def _name(item):
     a = np.asarray(item)
     return str(item).encode() if a.dtype==object else a.tobytes()
 
+def _rows_of(pool):
+    "What tells the items of a pool apart: its rows in memory, or its items"
+    if not pool: return []
+    return [t.cpu() for t in pool.tensors] if pool.tensors else [pool.items]
+
 def _items_digest(dls):
     "Labeled items, pool and validation set in one short string"
     h = blake2b(digest_size=8)
-    pool = [] if not dls.pool else dls.pool.tensors or (dls.pool.items,)
-    for items in (*(getattr(ds, 'items', ()) for ds in (dls.train_ds, dls.valid_ds)), *pool):
+    for items in (*(getattr(ds, 'items', ()) for ds in (dls.train_ds, dls.valid_ds)), *_rows_of(dls.pool)):
         if isinstance(items, pd.DataFrame): items = items.itertuples()
         if isinstance(items, Stream): items = items.keys()
         for o in items: h.update(_name(o))
@@ -50,10 +55,6 @@ def _body_digest(model):
     for k,v in unwrap(model).state_dict(keep_vars=True).items():
         if id(v) not in head: h.update(k.encode()+v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
-
-def _transforms(dls):
-    "The transforms as text, without the addresses of functions, which differ from process to process"
-    return re.sub(' at 0x[0-9a-f]+', '', f'{dls.train.after_item} {dls.train.after_batch}')
 
 class _Files:
     "Arrays by name in a folder that belongs to one set of features; without a path nothing is kept"
@@ -94,7 +95,7 @@ def cache_features(
     dls = learn.dls
     check_probe_data(learn, 'cache_features')
     about = dict(format='fastssl.features', version=1, n_views=n_views, chunk=chunk, seed=seed, n_pool=dls.pool.n if dls.pool else 0,
-                 items=_items_digest(dls), body=_body_digest(learn.model), transforms=_transforms(dls))
+                 items=_items_digest(dls), body=_body_digest(learn.model), transforms=describe_transforms(dls.train.after_item, dls.train.after_batch))
     files = _Files(path, about)
     def small(x, y):
         if x.numel() and x.abs().max()<torch.finfo(torch.float16).max: x = x.half()
@@ -115,6 +116,7 @@ def cache_features(
 # %% ../nbs/75_head_learner.ipynb #hl000008
 class FeatureView(ItemTransform):
     "A random view of each row in training, the plain one in validation, centered and scaled"
+    parameters = L('mean','scale')      # a loader moves them to its device
     def __init__(self,
         mean:Tensor, # Mean of the features, `(d,)`
         scale:Tensor # Their divisor, a scalar
@@ -123,7 +125,7 @@ class FeatureView(ItemTransform):
         x,*rest = b
         view = torch.randint(x.shape[1], (len(x),), device=x.device) if split_idx==0 else torch.zeros(len(x), dtype=torch.long, device=x.device)
         x = x[torch.arange(len(x), device=x.device), view].float()
-        return ((x-self.mean.to(x.device))/self.scale.to(x.device), *rest)
+        return ((x-self.mean)/self.scale, *rest)
     def decode(self, b, **kwargs): return b
 
 class _Rows:
@@ -187,10 +189,11 @@ def _show_pseudo_labels(learn, *args, pseudo=None, threshold=None, **kwargs):
 
 def _on_centered(head, tfm):
     "A copy of the layer `head` for features that `tfm` has centered"
-    layer = nn.Linear(head.in_features, head.out_features)
+    device = head.weight.device
+    layer = nn.Linear(head.in_features, head.out_features, device=device)
     with torch.no_grad():
-        layer.weight.copy_(head.weight*tfm.scale)
-        layer.bias.copy_(head.bias+head.weight@tfm.mean)
+        layer.weight.copy_(head.weight*tfm.scale.to(device))
+        layer.bias.copy_(head.bias+head.weight@tfm.mean.to(device))
     return layer
 
 @patch
@@ -200,9 +203,10 @@ def with_body(self:Learner,
     "The network of the frozen body and the head that was trained by `ssl_head_learner`"
     if 'whole' not in vars(self): raise ValueError('with_body: this learner was not made by ssl_head_learner')
     head,layer = last_linear(self.whole.model),last_linear(self.model)
+    mean,scale = to_device((self.feature_view.mean, self.feature_view.scale), layer.weight.device)
     with torch.no_grad():
-        weight = layer.weight.cpu()/self.feature_view.scale
+        weight = layer.weight/scale
         head.weight.copy_(weight)
-        head.bias.copy_(layer.bias.cpu()-weight@self.feature_view.mean)
+        head.bias.copy_(layer.bias-weight@mean)
     self.whole.add_cbs(L(cbs))
     return self.whole

@@ -67,7 +67,7 @@ def _fit(args):
 
 def _results(jobs, workers):
     "Accuracy of each of `jobs`, in their order, computed in `workers` processes"
-    if workers<2:
+    if workers<2 or default_device().type!='cpu':      # a forked process cannot use a GPU that fastai took when it was imported
         yield from map(_fit, jobs)
         return
     torch.set_num_threads(1)                # a forked process cannot use the threads of its parent
@@ -77,7 +77,7 @@ def digits_demo(
     seeds, # Splits
     steps:int=demo_steps, # Training steps
     n_per_class:int=4, # Labels per class
-    workers:int=1 # Processes that train at the same time; more than one needs a system that can fork
+    workers:int=1 # Processes that train at the same time, where there is no GPU; more than one needs a system that can fork
 )->pd.DataFrame: # Accuracy in percent: one row per split, one column per method
     "Compare the methods on the digits, and print the table row by row"
     names = ['supervised', 'both_views', 'LabelSpreading', 'FixMatch']

@@ -140,7 +140,7 @@ class DistillCallback(SSLCallback):
         if self.features: self.projectors = nn.ModuleList(self._projectors())
     def _projectors(self):
         "One projector per pair of modules, for the shapes that two training items give"
-        dl,net = self.dls.train,unwrap(self.learn.model)
+        dl,net = self.dls.train,unwrap(self.learn.model).to(self.dls.device)        # where a fit will put it
         with torch.no_grad(), no_random(reproducible=False):
             xb = dl.after_batch(raw_batch(dl, [0,0]))[:getattr(dl, 'n_inp', 1)]
             with hook_modules(net, self.hooked_outputs) as hooks, in_mode(self.learn.model): net(*xb)
@@ -150,7 +150,7 @@ class DistillCallback(SSLCallback):
     def trained(self): return list(self.projectors.parameters()) if self.features else []
     def before_train(self):
         self.outputs_checked = False
-        for n in self.nets: n.freeze()                  # other code may have put it into training mode
+        for n in self.nets: n.to(self.dls.device).freeze()      # other code may have moved it, or put it into training mode
 
     def unsup_loss(self, b:SSLBatch):
         rows = [('l','weak'), *(('u',v) for v in self.views)]

@@ -27,7 +27,7 @@ from ..training.launched import LaunchedTogether
 # %% ../../nbs/70_distill.save.ipynb #cdbdc068
 def _use_own_gpu(learn):
     "Data that were made before their process knew its GPU lie on the first one"
-    if learn.dls.device.type!='cuda' or num_distrib()<=1: return
+    if num_distrib()<=1 or torch.device(learn.dls.device).type!='cuda': return
     device = torch.device('cuda', torch.cuda.current_device())
     learn.dls.to(device)
     learn.model.to(device)

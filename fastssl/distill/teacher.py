@@ -6,12 +6,12 @@
 __all__ = ['weights_hash', 'loss_activation', 'Teacher', 'check_loader', 'TeacherLearners', 'TeacherNetworks']
 
 # %% ../../nbs/70_distill.teacher.ipynb #32688700
-import re
 from contextlib import ExitStack, nullcontext
 from hashlib import blake2b
 import torch.utils.data as torch_data
 from fastai.basics import *
 from ..core import in_mode, plain_float32
+from ..data.loaders import describe_transforms
 from .ensemble import match_classes
 
 # %% ../../nbs/70_distill.teacher.ipynb #ad102cb6
@@ -26,7 +26,6 @@ def weights_hash(
         else: h.update(repr(v).encode())
     return h.hexdigest()
 
-def _describe(pipe): return re.sub(r' at 0x[0-9a-f]+|, device=.[^)]*', '', ' '.join(str(pipe).split()))
 def _first_output(z): return plain_float32(z[0] if isinstance(z, (tuple,list)) else z)
 
 def loss_activation(
@@ -50,8 +49,8 @@ class Teacher:
     def about(self):
         dls = self.learn.dls
         dl = dls.valid if len(dls.loaders)>1 else dls.train
-        transforms = [_describe(getattr(dl, name, '')) for name in ('after_item','after_batch')]
-        return dict(model=type(self.learn.model).__name__, weights=weights_hash(self.learn.model), transforms=' '.join(transforms))
+        transforms = describe_transforms(*(getattr(dl, name, '') for name in ('after_item','after_batch')))
+        return dict(model=type(self.learn.model).__name__, weights=weights_hash(self.learn.model), transforms=transforms)
     def logits(self,
         items, # Items of its dataset
         bs:int=None, # Rows per batch; default: the learner's

@@ -93,6 +93,7 @@ class EMACallback(AttachedCallback):
         with torch.no_grad(): torch._foreach_copy_(now, self.tensors(self.teacher.model))
     def raw_in(self):
         "Put the raw weights back. If the model was changed in between, keep it and drop the average"
+        if self.teacher is not None: self._follow_device()
         if self.raw is None: return
         now = self.tensors(self.net)
         same = self.teacher.student is self.net and _are_equal(now, self.tensors(self.teacher.model))
@@ -100,6 +101,12 @@ class EMACallback(AttachedCallback):
             with torch.no_grad(): torch._foreach_copy_(now, self.raw)
         else: self.teacher = None
         self.raw = None
+
+    def _follow_device(self):
+        "Move the average and the raw weights to where the model is now"
+        now,average = self.tensors(self.net),self.tensors(self.teacher.model)
+        if now and average and now[0].device!=average[0].device: self.teacher.to(now[0].device)
+        if self.raw is not None: self.raw = [raw.to(t.device) for raw,t in zip(self.raw, now)]
 
     def state_dict(self)->dict:
         teacher = None if self.teacher is None else self.teacher.state_dict()

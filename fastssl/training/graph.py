@@ -37,7 +37,7 @@ class CUDARecording:
 def _host_generators(device):
     "States of the generators that a recording on `device` cannot replay"
     states = random.getstate(),np.random.get_state()[1].tobytes()
-    return states if device.type=='cpu' else (*states, torch.get_rng_state().numpy().tobytes())
+    return states if torch.device(device).type=='cpu' else (*states, torch.get_rng_state().numpy().tobytes())
 
 # %% ../../nbs/34_training.graph.ipynb #8207960d
 @contextmanager
@@ -190,7 +190,7 @@ def to_graph(self:Learner,
 )->Learner: # `self`
     "Record the training step as one CUDA graph and replay it"
     check_recordable_callbacks(self)
-    device = self.dls.device
+    device = torch.device(self.dls.device)                      # fastai keeps a string if it is given one
     if device.type!='cuda': raise ValueError(f'to_graph needs data on a CUDA device, but they are on {device}; without one, learn.model.compile() may help')
     return self.to_eager().add_cb(GraphStep(compile))
 

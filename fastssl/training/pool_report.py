@@ -90,9 +90,9 @@ class PoolReport(Companion):
         self.predicted = self._sum(self.predicted, predicted)
         self.labeled = self._sum(self.labeled, labeled)
         self.agreed = self._sum(self.agreed, step[-2])
-        self.surest = step[-1] if self.surest is None else torch.maximum(self.surest, step[-1])
+        self.surest = step[-1] if self.surest is None else torch.maximum(self.surest.to(step.device), step[-1])
     @staticmethod
-    def _sum(total, now): return now if total is None else total+now
+    def _sum(total, now): return now if total is None else total.to(now.device)+now       # a kept run may go on elsewhere
 
     # ------ the end of a fit
     def after_fit(self):

@@ -9,6 +9,7 @@ __all__ = ['generators', 'set_generators', 'plain_attributes', 'module_extras', 
 # %% ../../nbs/33_training.run_state.ipynb #77617ef1
 import random
 from fastai.basics import *
+from ..core import state_beside
 from .distributed import unwrap
 from .callback import has_state
 from .plain_files import is_plain
@@ -196,8 +197,9 @@ def _optimizer_state(learn):
 def _set_optimizer_state(learn, state):
     own,extra = _own_and_extra(learn)
     step,table = vars(learn).get('ssl_step'),_optimizers(learn.opt)[-1].state
-    for p,o in zip(own, state['own']): table[p] = o
+    for p,o in zip(own, state['own']): table[p] = state_beside(p, o)
     for p,o in zip(extra, state['extra']):
+        o = state_beside(p, o)
         step.extra_opt_state = {**step.extra_opt_state, p:o}
         if any(p is q for q in step.extra_params): table[p] = o
     for group,o in zip(_opt_groups(learn.opt), state['groups']): group.update(o)

@@ -9,6 +9,7 @@ __all__ = ['SSLStep', 'SupStrongCallback']
 from contextlib import nullcontext
 from fastai.vision.all import *
 from ..checks import check_one_of, check_share
+from ..core import state_beside
 from ..data.epoch import EpochDL
 from ..data.normalize import fuse_normalize
 from ..data.targets import first_target
@@ -196,7 +197,7 @@ class SSLStep(Companion):
         state = getattr(opt, 'opt', opt).state              # PyTorch's, if it is wrapped
         left = {p:state.pop(p) for p in self.extra_params if p in state}
         self.extra_opt_state = {**self.extra_opt_state, **left}
-        for p in params: state[p] = self.extra_opt_state.get(p, {})
+        for p in params: state[p] = state_beside(p, self.extra_opt_state.get(p, {}))
         self.extra_params = list(params)
 
     # ------ in each step
@@ -318,12 +319,16 @@ class SSLStep(Companion):
     def after_train(self):
         "Fetch what was logged from the device, once per epoch"
         for name,values in self.pending.items():
-            tensors = all(isinstance(v, Tensor) for v in values)
-            values = torch.stack(values) if tensors else torch.tensor([float(v) for v in values], dtype=torch.float64)
-            self.history.setdefault(name, []).extend(self._over_ranks(name, values).tolist())
+            self.history.setdefault(name, []).extend(self._over_ranks(name, self._in_one(values)).tolist())
         self.pending = {}
         vars(self.learn)['all_batches'] = self._validate    # fastai looks it up before `before_validate`
         if self.distributed: self._leave()
+    @staticmethod
+    def _in_one(values):
+        "Values of the steps as one tensor, on the accelerator if one of them is there: a method may log constants on the CPU"
+        if not all(isinstance(v, Tensor) for v in values): return torch.tensor([float(v) for v in values], dtype=torch.float64)
+        device = first(v.device for v in values if v.device.type!='cpu') or values[0].device
+        return torch.stack([v.to(device) for v in values])
     @staticmethod
     def _over_ranks(name, values):
         "Means over the processes; without those that have none, except for losses"
