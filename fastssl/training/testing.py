@@ -119,6 +119,7 @@ def _environment(r, n, port, gpu):
 def _as_rank(f, r, n, port, gpu, folder):
     "Call `f` as process `r` of `n`, and leave its result in `folder`"
     if n>1: os.environ.update({k:str(v) for k,v in _environment(r, n, port, gpu).items()})
+    if not gpu: default_device(False)           # data that `f` makes stay on the CPU
     torch.set_num_threads(1)
     try: res = pickle.dumps((True, f()))
     except BaseException: res = pickle.dumps((False, (time.time(), traceback.format_exc())))
