@@ -111,7 +111,7 @@ def loss_off_learner(
 
 # %% ../../nbs/33_training.testing.ipynb #d1530002
 def _environment(r, n, port, gpu):
-    "Environment of process `r` of `n`: on the CPU, or as if each were on a machine of its own that has one GPU"
+    "Environment of process `r` of `n`: on the CPU, or as if each ran on another machine with one GPU"
     common = dict(WORLD_SIZE=n, RANK=r, MASTER_ADDR='127.0.0.1', MASTER_PORT=port, OMP_NUM_THREADS=1)
     if gpu: return dict(common, LOCAL_WORLD_SIZE=1, LOCAL_RANK=0, NCCL_HOSTID=r, NCCL_SOCKET_IFNAME='lo')      # NCCL refuses two processes of one machine on one GPU
     return dict(common, LOCAL_WORLD_SIZE=n, LOCAL_RANK=r, ACCELERATE_USE_CPU='true')
