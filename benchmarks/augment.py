@@ -128,7 +128,7 @@ def main(
     only_files:store_true=False # Only the table of JPEG files
 ):
     torch.set_num_threads(1)
-    if not has_native(torch.zeros(1,1,1,1).byte()): print("without compiled kernels: pip install 'fastssl[native]'")
+    if not has_native(torch.zeros(1,1,256,256).byte()): print("without compiled kernels: pip install 'fastssl[native]'")
     sizes = (448,32),(56,224)
     def smooth_images(n, size):
         set_seed(0)

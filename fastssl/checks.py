@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['check_one_of', 'check_reduction', 'check_positive', 'check_weight', 'check_share', 'check_decay', 'check_count',
-           'check_name', 'check_same_shape', 'check_logits', 'check_labels']
+           'check_name', 'check_arguments', 'check_same_shape', 'check_logits', 'check_labels']
 
 # %% ../nbs/00_checks.ipynb #1bbcbb71
 import difflib, re
+from inspect import signature
 import numpy as np
 import torch
 from torch import Tensor
@@ -97,6 +98,16 @@ def check_name(
     elif len(bare)<=30: hint = f"there are: {', '.join(bare.values())}"
     else: hint = f'there are: {len(bare)} names'
     raise ValueError(f"there is no {what} '{name}'; {hint}")
+
+def check_arguments(
+    given, # Names of arguments that the user passed
+    cls:type # The class to make
+):
+    "Raise a `TypeError` that lists the arguments of `cls` if it does not have all of these"
+    known = signature(cls.__init__).parameters
+    unknown = [name for name in given if name not in known]
+    if not unknown or any(p.kind==p.VAR_KEYWORD for p in known.values()): return
+    raise TypeError(f"{cls.__name__} has no argument '{unknown[0]}'; there are: {', '.join([*known][1:])}")
 
 def check_same_shape(**tensors):
     "Raise a `ValueError` unless all `tensors`, given by name, have the same shape"

@@ -365,6 +365,15 @@ def test_weight_and_threshold(name):
             setattr(cb, attr, bad)
             ssl_learner(mk_dls(), tiny_cnn(nf=4), cbs=cb)
 
+@pytest.mark.parametrize('name', ssl_methods())
+def test_unknown_argument(name):
+    "The message names the method and its arguments, and not the base class that got what was left"
+    cls = ssl_methods()[name]
+    with pytest.raises(TypeError, match=f"{cls.__name__} has no argument 'treshold'; there are: .*weight"): cls(treshold=.9)
+def test_argument_of_the_base_class():
+    with pytest.raises(TypeError, match="FreeMatchCallback has no argument 'threshold'"): FreeMatchCallback(threshold=.9)
+    with pytest.raises(TypeError, match="AdaMatchCallback has no argument 'align'"): AdaMatchCallback(align=None)
+
 def test_nan_loss(d):
     class Breaks(Consistent):
         n = 0

@@ -2,6 +2,7 @@
 import pytest, torch
 from helpers import *
 from test_methods import METHODS, learner
+from fastssl.training.graph import GraphStep
 
 pytestmark = pytest.mark.usefixtures('fresh_compiler')
 
@@ -67,3 +68,24 @@ def test_a_compiled_teacher_and_features():
     assert len(set(want))==len(want)
     close(losses(torch.compile(deepcopy(net), backend=backend), teacher), want, 1e-3)
     close(losses(deepcopy(net), torch.compile(deepcopy(teacher), backend=backend)), want, 1e-3)
+
+class Block(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.lin = nn.Linear(n, n)
+    def forward(self, x): return x+F.relu(self.lin(x))
+
+def test_a_network_of_blocks_is_compiled_as_one(monkeypatch):
+    "Each compiled graph has both blocks, by `to_graph` too: older versions of PyTorch begin anew in each block of a `Sequential`"
+    relus = []
+    def counting(gm, inputs):
+        relus.append(sum('relu' in str(n.target) for n in gm.graph.nodes))
+        return gm.forward
+    def net(): return nn.Sequential(nn.Flatten(), Block(64), Block(64), nn.Linear(64, 10))
+    compiled = partial(torch.compile, backend=counting)
+    fit(mk([FixMatchCallback(.1)], lambda: compiled(net())))
+    assert relus and set(relus)=={2}
+    relus.clear()
+    monkeypatch.setattr(torch, 'compile', compiled)
+    fit(mk([FixMatchCallback(.1), GraphStep(True, make=None)], net))
+    assert relus and set(relus)=={2}

@@ -99,10 +99,12 @@ def _equalize(x, table, fresh, new):
     while hist[top]==0: top -= 1
     step = (len(x)-hist[top])//255
     if step<=0: return
-    below = 0
+    below = np.int32(step//2)
     for r in range(256):
-        new[r] = min((step//2+below)//step, 255)
-        below += hist[r]
+        n = hist[r]
+        hist[r] = below
+        below += n
+    for r in range(256): new[r] = min(np.int32(hist[r]/step), 255)     # exact: no quotient of such numbers is rounded up to the next integer
 
 @_kernel
 def _add_table(op, x, v, table, fresh):
@@ -145,15 +147,18 @@ def _color(x, v, gray, out):
 def _sharpness(x, v, h, w, sums, out):
     for k in range(len(x)): _copy(x[k], out[k])     # the border stays
     if h<3 or w<3: return
+    n = h*w-w
     for k in range(len(x)):
-        for y in range(1, h-1):
-            above,row,under = x[k,(y-1)*w:y*w],x[k,y*w:(y+1)*w],x[k,(y+1)*w:(y+2)*w]
-            dest = out[k,y*w:(y+1)*w]
-            for j in range(w): sums[j] = _f32(above[j]) + _f32(row[j]) + _f32(under[j])
-            for j in range(1, w-1):
-                level = _f32(row[j])
-                d = np.floor((sums[j-1] + sums[j] + sums[j+1] + _f32(4)*level)/_f32(13) + _f32(.5))
-                dest[j] = _byte((level-d)*v + d)
+        row,dest = x[k],out[k]
+        # one loop over all rows is faster than one for each; it goes over the border too, which is put back
+        above,same,under,three = row[:n-w],row[w:n],row[2*w:],sums[w:n]
+        for i in range(len(three)): three[i] = _f32(above[i]) + _f32(same[i]) + _f32(under[i])
+        left,mid,right,inner,to = sums[w:n-2],sums[w+1:n-1],sums[w+2:n],row[w+1:n-1],dest[w+1:n-1]
+        for i in range(len(inner)):
+            level = _f32(inner[i])
+            d = np.floor((left[i] + mid[i] + right[i] + _f32(4)*level)/_f32(13) + _f32(.5))
+            to[i] = _byte((level-d)*v + d)
+        for i in range(w, n, w): dest[i],dest[i+w-1] = row[i],row[i+w-1]
 
 @_kernel
 def _outside(a, pos, j, size):
@@ -179,8 +184,8 @@ def _warp(x, m, h, w, fill, at, out):
             continue
         for j in range(start, end): at[j] = ((ay*j+py)>>16)*w + ((ax*j+px)>>16)
         for k in range(len(x)):
-            src,dest = x[k],out[k,row:row+w]
-            for j in range(start, end): dest[j] = src[at[j]]
+            src,dest,places = x[k],out[k,row+start:row+end],at[start:end]
+            for j in range(len(places)): dest[j] = src[places[j]]
 
 # %% ../../nbs/20_data.kernels.ipynb #f2976b58
 @_kernel

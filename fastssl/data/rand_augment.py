@@ -18,8 +18,9 @@ def draw_ops(n, ops, stratified=True, device=None):
     k = len(ops)
     op = torch.randperm(k).repeat(-(-n//k))[:n] if stratified else torch.randint(k, (n,))
     counts = dict(zip(ops, op.bincount(minlength=k).tolist()))
-    us = torch.rand(n, device=device).split(list(counts.values()))
-    v = torch.cat([u*(hi-lo) + lo for u,(lo,hi) in zip(us, ops.values())])
+    ranges = constant(tuple(ops.values()), 'cpu', torch.float64)[op.sort()[0]]
+    lo,span = torch.stack([ranges[:,0], ranges[:,1]-ranges[:,0]]).float().to(device, non_blocking=True)
+    v = torch.rand(n, device=device).mul_(span).add_(lo)
     return counts, v, torch.randperm(n, device=device)
 
 def draw_slots(n, k, device):

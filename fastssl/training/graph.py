@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from fastai.vision.all import *
 from fastai.callback.all import *
 from ..static import StaticStep, step_result
+from .batch import whole_call
 from .callback import AttachedCallback, in_fit
 from .foreach import foreach_step
 from .late_loss import LateLoss
@@ -104,7 +105,7 @@ class GraphStep(AttachedCallback):
         "Compile the model's call, unless it is compiled"
         net = self.model
         if not self.compile or vars(net).get('_compiled_call_impl') is not None: self.compiled = None
-        elif self.compiled is None or self.compiled[0] is not net: self.compiled = net,torch.compile(net._call_impl, dynamic=False)
+        elif self.compiled is None or self.compiled[0] is not net: self.compiled = net,torch.compile(whole_call(net), dynamic=False)
     def _made_of(self):
         "What a recording depends on, apart from the shapes of a batch"
         step,state = self.ssl_step,getattr(self.opt, 'state', {})

@@ -10,6 +10,7 @@ from inspect import signature
 from types import FunctionType
 from fastai.basics import *
 from fastai.callback.all import GradientAccumulation
+from ..checks import check_arguments
 from ..core import most_probable
 from ..data.targets import check_one_class
 from ..schedules import averaging_decay
@@ -69,6 +70,9 @@ class SSLCallback(AttachedCallback):
     set_up_for = None       # (number of outputs, pool, model) of the last `setup`
     made_by_setup = ()      # attributes that `setup` made
 
+    def __new__(cls, *args, **kwargs):
+        check_arguments(kwargs, cls)
+        return super().__new__(cls)
     def heads(self,
         nf:int, # Number of features that a head sees
         n_out:int # Number of classes
