@@ -1,5 +1,5 @@
 "The package is what the notebooks export, its README names all of it, and it installs"
-import ast, configparser, importlib, os, pkgutil, re, shutil, subprocess, sys, zipfile
+import ast, configparser, importlib, os, pkgutil, re, shutil, subprocess, sys, warnings, zipfile
 from pathlib import Path
 import pytest
 
@@ -34,6 +34,13 @@ def test_notebooks_are_clean(tmp_path):
     new = copy_project(tmp_path/'p')
     sh('nbdev-clean', cwd=new)
     for nb in notebooks: assert nb.read_bytes()==(new/nb.relative_to(root)).read_bytes(), f'{nb.name}: run nbdev-clean'
+
+def test_titles_hold_no_settings():
+    "nbdev reads a list with colons below the title as settings of the page"
+    from fastcore.nbio import nb_frontmatter, read_nb
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for p in notebooks: assert set(nb_frontmatter(read_nb(p)))=={'title','description'}, p.name
 
 def test_outputs_name_no_path_of_a_machine():
     "A warning in an output names the file of the environment that ran it"
