@@ -1,7 +1,7 @@
 """CIFAR-10 from scratch: what each method gives without an argument, with its two controls.
 
 `python benchmarks/cifar.py cifar10_train.npz --labels 250 --steps 1000 --splits 0,1,2` trains every row (a ResNet of 78,000 parameters, 32 labeled and 128 unlabeled rows per step, crop and flip, `fit_one_cycle(10, 1e-2)`, a pool of
-9,000 images, 2,000 held-out images) and appends to `benchmarks/cifar.csv`. LABELS counts all classes together. `--rows fixmatch,supervised` picks rows, `--summary` prints the table."""
+9,000 images, 2,000 held-out images; `--pool 48000` takes all others) and appends to `benchmarks/cifar.csv`. LABELS counts all classes together. `--rows fixmatch,supervised` picks rows, `--summary` prints the table."""
 import argparse, warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
@@ -14,7 +14,7 @@ file = Path(__file__).with_suffix('.csv')
 names = 'fixmatch','flexmatch','freematch','softmatch','uda','meanteacher'
 rows = dict(supervised=lambda: SSLStep(), both_views=SupStrongCallback, **{n:ssl_methods()[n] for n in names})
 
-def data(path, labels, split, steps, n_pool=9000, n_test=2000):
+def data(path, labels, split, steps, n_pool, n_test=2000):
     X,y,classes = archive(path, n_pool+n_test, split)
     test,rest = slice(n_test),slice(n_test, None)
     lab,_ = few_labels(y[rest], n_per_class=labels//len(classes), seed=split)
@@ -23,9 +23,9 @@ def data(path, labels, split, steps, n_pool=9000, n_test=2000):
     return SSLDataLoaders.from_arrays(X[rest], known, valid=(X[test],y[test]), bs=32, val_bs=500, uratio=4, n_steps=steps//10, seed=split, labels=y[rest][known<0], vocab=range(len(classes)),
                                       batch_tfms=[RandomCropFlip(), Normalize.from_stats(*cifar_stats)])
 
-def run(path, labels, row, split, steps, lr):
+def run(path, labels, row, split, steps, lr, n_pool):
     set_seed(split)                                  # of the loaders' order
-    dls = data(path, labels, split, steps)
+    dls = data(path, labels, split, steps, n_pool)
     set_seed(split, reproducible=True)
     learn = ssl_learner(dls, small_resnet(10), metrics=accuracy, cbs=rows[row]())
     with quiet(learn): learn.fit_one_cycle(10, lr)
@@ -34,7 +34,7 @@ def run(path, labels, row, split, steps, lr):
         values = h.get(name, [])[-steps//5:]
         return round(float(np.nanmean(values)), 3) if values else ''
     says = [m.split(':')[0] for m in learn.pool_report.messages] if hasattr(learn, 'pool_report') else []
-    append(file, labels=labels, steps=steps, lr=lr, row=row, split=split, accuracy=round(100*float(learn.validate()[1]), 1), kept=late('kept'), right=late('pseudo_acc'), says=' + '.join(says), device=default_device().type)
+    append(file, labels=labels, pool=n_pool, steps=steps, lr=lr, row=row, split=split, accuracy=round(100*float(learn.validate()[1]), 1), kept=late('kept'), right=late('pseudo_acc'), says=' + '.join(says), device=default_device().type)
 
 if __name__=='__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -43,12 +43,13 @@ if __name__=='__main__':
     p.add_argument('--splits', default='0,1,2')
     p.add_argument('--rows', default=','.join(rows))
     p.add_argument('--steps', type=int, default=1000)
+    p.add_argument('--pool', type=int, default=9000)
     p.add_argument('--lr', type=float, default=1e-2)
     p.add_argument('--summary', action='store_true')
     a = p.parse_args()
     torch.set_num_threads(1)
-    if a.summary: summary(file, 'labels', ['steps'])
+    if a.summary: summary(file, 'labels', ['pool','steps'])
     else:
         for labels in map(int, a.labels.split(',')):
             for split in map(int, a.splits.split(',')):
-                for row in a.rows.split(','): run(a.path, labels, row, split, a.steps, a.lr)
+                for row in a.rows.split(','): run(a.path, labels, row, split, a.steps, a.lr, a.pool)

@@ -159,10 +159,11 @@ if __name__=='__main__':
     a = p.parse_args()
     torch.set_num_threads(1)
     x,y = images(a.data)
-    probes = []
+    probes,gains = [],[]
     def one(split, seed):
         acc,seconds,probe = run_library(x, y, split, a.probe) if a.library or a.probe else run(x, y, split)
         probes.append(probe)
+        gains.append(acc-probe)
         return acc,seconds
     log_runs('speedrun_flowers.py'+' --library'*a.library+' --probe'*a.probe, one, [int(s) for s in a.splits.split(',')], [0], 'flowers')
-    print(f'probe: {np.mean(probes):.2f} %')
+    print(f'probe: {np.mean(probes):.2f} %, gains {np.mean(gains):.1f} (least {min(gains):.1f})')
