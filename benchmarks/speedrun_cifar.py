@@ -190,7 +190,7 @@ class Block(nn.Module):
         return x
 
 class Net(nn.Module):
-    "Whitened 2×2 patches, three blocks; features, logits and an embedding for the contrast"
+    "Whitened 2×2 patches, three blocks; features, logits and, unless start is 'none', an embedding for the contrast"
     def __init__(self, o, whiten):
         super().__init__()
         w = [o.width*k for k in o.widths]
@@ -199,7 +199,7 @@ class Net(nn.Module):
         self.blocks = nn.Sequential(*[Block(ni, nf, o.depth) for ni,nf in zip([len(whiten)]+w, w)])
         self.head = Linear(w[-1], 10)
         nn.init.zeros_(self.head.bias)
-        self.hidden,self.out,self.norm = Conv1(w[-1], w[-1]),Conv1(w[-1], min(128, w[-1])),Norm(w[-1])
+        if o.start!='none': self.hidden,self.out,self.norm = Conv1(w[-1], w[-1]),Conv1(w[-1], min(128, w[-1])),Norm(w[-1])
     def features(self, x):
         x = F.gelu(F.conv2d(x, self.whiten.to(x.dtype), self.shift.to(x.dtype)))
         return self.blocks(x).mean((2,3))
@@ -341,7 +341,6 @@ class Trainer:
             flip = 1-self.flip[rows]                    # each visit sees the other side
             self.flip.index_copy_(0, rows, flip)
             f = fast.average(fast.weak(rows, flip))
-            key = self.average.embed(f)
             p = self.average.head(f).float().softmax(1)
             self.classes.lerp_(p.mean(0), .02)
             p = p/self.classes
@@ -353,17 +352,20 @@ class Trainer:
             self.var.lerp_((conf-self.mu).square().mean(), .02)
             weight = (-(self.mu-conf).clamp(min=0)**2/(self.var/2+1e-6)).exp()
             p = sharpen(p, o.power)
-            keys = torch.cat([key, self.queue])
-            near = key@keys.T/o.temperature_teacher
-            near.diagonal().fill_(-1e4)
-            near = near.softmax(1)*(1-o.own)
-            near.diagonal().fill_(o.own)
+            if o.start!='none':
+                keys = torch.cat([self.average.embed(f), self.queue])
+                self.queue.copy_(keys[:len(self.queue)])
+                near = keys[:n]@keys.T/o.temperature_teacher
+                near.diagonal().fill_(-1e4)
+                near = near.softmax(1)*(1-o.own)
+                near.diagonal().fill_(o.own)
         # the network on strong views
         f = fast.net(fast.strong(rows, now['area'], now['cut']))
         loss_pseudo = -((self.net.head(f).float().log_softmax(1)*p).sum(1)*weight).mean()
-        loss_contrast = -((self.net.embed(f)@keys.T/o.temperature).log_softmax(1)*near).sum(1).mean()
         some = torch.rand(len(self.y), device=rows.device).topk(o.n_labeled).indices
         loss_label = F.cross_entropy(self.net.head(fast.net(fast.weak(self.labeled[some]))).float(), self.y[some])
+        loss_contrast = torch.zeros_like(loss_label)
+        if o.start!='none': loss_contrast = -((self.net.embed(f)@keys.T/o.temperature).log_softmax(1)*near).sum(1).mean()
         loss = now['w_label']*loss_label+now['w_pseudo']*loss_pseudo+now['w_contrast']*loss_contrast
         grads = torch.autograd.grad(loss, self.opt.params)
         self.opt.step(grads, now['lr'], now['c1'], now['c2'])
@@ -371,7 +373,6 @@ class Trainer:
             d = torch._foreach_sub([v.detach() for v in self.opt.params], self.averages)
             torch._foreach_mul_(d, 1-now['ema'])
             torch._foreach_add_(self.averages, d)
-            self.queue.copy_(keys[:len(self.queue)])
             self.stats.lerp_(torch.stack([loss_label.detach(), loss_pseudo.detach(), loss_contrast.detach(), weight.mean()]), .02)
 
     # outside of the recorded step
@@ -405,8 +406,7 @@ class Trainer:
         norms = [m for m in self.average.modules() if isinstance(m, Norm)]
         for m in norms: m.seen = 0
         for i in range(0, min(most or len(self.target), len(self.target)-n//2), n):
-            f = self.average.features(self.views.weak(torch.arange(i, min(i+n, len(self.target)), device=self.target.device)))
-            self.average.embed(f)
+            self.average.features(self.views.weak(torch.arange(i, min(i+n, len(self.target)), device=self.target.device)))
         for m in norms: m.seen = -1
         self.average.eval()
 
