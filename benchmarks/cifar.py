@@ -28,13 +28,15 @@ def run(path, labels, row, split, steps, lr, n_pool):
     dls = data(path, labels, split, steps, n_pool)
     set_seed(split, reproducible=True)
     learn = ssl_learner(dls, small_resnet(10), metrics=accuracy, cbs=rows[row]())
-    with quiet(learn): learn.fit_one_cycle(10, lr)
+    with quiet(learn):
+        learn.fit_one_cycle(10, lr)
+        right = float(learn.validate()[1])
     h = learn.recorder.ssl
     def late(name):
         values = h.get(name, [])[-steps//5:]
         return round(float(np.nanmean(values)), 3) if values else ''
     says = [m.split(':')[0] for m in learn.pool_report.messages] if hasattr(learn, 'pool_report') else []
-    append(file, labels=labels, pool=n_pool, steps=steps, lr=lr, row=row, split=split, accuracy=round(100*float(learn.validate()[1]), 1), kept=late('kept'), right=late('pseudo_acc'), says=' + '.join(says), device=default_device().type)
+    append(file, labels=labels, pool=n_pool, steps=steps, lr=lr, row=row, split=split, accuracy=round(100*right, 1), kept=late('kept'), right=late('pseudo_acc'), says=' + '.join(says), device=default_device().type)
 
 if __name__=='__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
