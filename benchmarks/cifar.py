@@ -13,6 +13,7 @@ from rows import append, summary
 file = Path(__file__).with_suffix('.csv')
 names = 'fixmatch','flexmatch','freematch','softmatch','uda','meanteacher'
 rows = dict(supervised=lambda: SSLStep(), both_views=SupStrongCallback, **{n:ssl_methods()[n] for n in names})
+others = dict(fixmatch_sup_strong=lambda: [FixMatchCallback(), SupStrongCallback()])        # by name only
 
 def data(path, labels, split, steps, n_pool, n_test=2000):
     X,y,classes = archive(path, n_pool+n_test, split)
@@ -27,7 +28,7 @@ def run(path, labels, row, split, steps, lr, n_pool):
     set_seed(split)                                  # of the loaders' order
     dls = data(path, labels, split, steps, n_pool)
     set_seed(split, reproducible=True)
-    learn = ssl_learner(dls, small_resnet(10), metrics=accuracy, cbs=rows[row]())
+    learn = ssl_learner(dls, small_resnet(10), metrics=accuracy, cbs={**rows, **others}[row]())
     with quiet(learn):
         learn.fit_one_cycle(10, lr)
         right = float(learn.validate()[1])

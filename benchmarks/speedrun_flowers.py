@@ -126,7 +126,7 @@ def run(x, y, split, **kw):
 def run_library(x, y, split, own_probe=False):
     "As `run`, by fastssl. `own_probe`: its own head, the mean of regression and label propagation"
     from fastai.vision.all import Normalize, accuracy
-    from fastssl.all import SSLDataLoaders, SSLStep, cache_features, fit_probe, ssl_learner, start_head
+    from fastssl.all import SSLDataLoaders, SSLStep, cache_features, fit_probe, ssl_learner
     from fastssl.models.probe import LinearProbe
     from fastssl.training.testing import quiet
     labeled,pool,test = indices(split, len(x))

@@ -46,7 +46,7 @@ def frozen_stats(
 def whole_call(
     net:nn.Module # A network
 )->Callable: # The function to compile
-    "The call of `net` as a function of ours: a call that begins in PyTorch's own code, such as a `Sequential`'s, older versions compile in pieces"
+    "A function that calls `net`: compiled, it is one graph. Older versions of PyTorch begin anew in each part of a `Sequential` whose own call is compiled"
     def call(*args, **kwargs): return net._call_impl(*args, **kwargs)
     return call
 
